@@ -1,0 +1,49 @@
+"""labelproof: train models that survive wrong labels, and find out which labels are wrong.
+
+>>> import labelproof as lp
+>>> sorted(lp.__all__)[:3]
+['NoisyLabelClassifier', 'NoisyLabelRegressor', 'available_methods']
+
+Everything is imported on first use, so that `import labelproof` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+_WHERE = {
+    "NoisyLabelClassifier": "labelproof.estimators:NoisyLabelClassifier",
+    "NoisyLabelRegressor": "labelproof.estimators:NoisyLabelRegressor",
+    "available_methods": "labelproof.methods:available_methods",
+    "estimate_noise": "labelproof.issues:estimate_noise",
+    "find_issues": "labelproof.issues:find_issues",
+    "losses": "labelproof.losses",
+    "methods": "labelproof.methods",
+    "networks": "labelproof.networks",
+    "noise": "labelproof.data.noise",
+}
+
+__all__ = list(_WHERE)  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from labelproof import losses, methods, networks
+    from labelproof.methods import available_methods
+    from labelproof.data import noise
+    from labelproof.estimators import NoisyLabelClassifier, NoisyLabelRegressor
+    from labelproof.issues import estimate_noise, find_issues
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'labelproof' has no attribute {name!r}; it has {', '.join(sorted(_WHERE))}")
+    module, _, attribute = _WHERE[name].partition(":")
+    value = getattr(import_module(module), attribute) if attribute else import_module(module)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

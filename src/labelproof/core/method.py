@@ -1,0 +1,171 @@
+"""`Method`: one paper, mostly one function.
+
+A subclass writes `loss` as the paper does, and `setup` where it keeps memory per sample. Hyper-parameters are
+keyword-only constructor arguments, stored unchanged under the same names: the command line, `clone`, `GridSearchCV`
+and the run's record are made from the signature alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from labelproof.core.nets import Nets
+from labelproof.core.task import Task
+from labelproof.core.types import Batch, Clock, Loss
+
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
+Scan = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+
+
+class Run(Protocol):
+    """What the engine offers to `Method.update`."""
+
+    nets: Nets
+    now: Clock
+
+    def forward(self, batch: Batch) -> Loss:
+        """`Method.loss` in the run's precision and under its data-parallel wrapper."""
+
+    def backward(self, value: Tensor) -> None:
+        """Accumulate gradients of a scalar."""
+
+    def step(self) -> None:
+        """Clip per network and step every optimiser, once enough batches are accumulated."""
+
+
+class Method(nn.Module):
+    """Base of every training method.
+
+    Class attributes:
+        title, paper, cost: one line each, for people.
+        tasks: kinds of task it can learn.
+        peers: number of networks trained side by side, each from its own initialisation.
+        twins: whether each network has a moving-average twin.
+        views: random augmentations of each sample per batch.
+        streams: feeds it needs; `"train"` always, others arrive in `batch.side`.
+        forbids: layer kinds it cannot work with, e.g. `{"batchnorm"}`; refused before training with the remedy.
+    """
+
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    cost: ClassVar[str] = "1 network, 1 forward pass"
+    tasks: ClassVar[frozenset[str]] = frozenset({"classification"})
+    peers: ClassVar[int] = 1
+    twins: ClassVar[bool] = False
+    views: ClassVar[int] = 1
+    streams: ClassVar[tuple[str, ...]] = ("train",)
+    forbids: ClassVar[frozenset[str]] = frozenset()
+
+    task: Task
+
+    def setup(self, task: Task, num_samples: int, network: nn.Module) -> None:
+        """Allocate per-sample state and auxiliary networks, once the data and the network are known.
+
+        Args:
+            task: what is learned; kept as `self.task`.
+            num_samples: N, rows of the whole training set: ids are in [0, N).
+            network: the first peer, to read shapes from.
+        """
+        self.task = task
+
+    def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
+        """The paper."""
+        raise TypeError(f"{type(self).__name__} must define loss(nets, batch, now)")
+
+    def after_step(self, nets: Nets, batch: Batch, now: Clock) -> None:
+        """Called after each optimiser step, e.g. to move the twins."""
+
+    def after_epoch(self, nets: Nets, scan: Scan, now: Clock) -> None:
+        """Called after each epoch.
+
+        Args:
+            nets: the networks.
+            scan: `scan(f)` runs `f` over the inputs of all training samples in evaluation mode and returns
+                `(index, f(x))` of all of them, whatever rank holds them.
+            now: the clock at the end of the epoch.
+        """
+
+    def optimizers(self, nets: Nets, make: MakeOptimizer) -> dict[str, Optimizer]:
+        """Optimisers by name. `make(params)` builds the one the user chose; all are stepped once per step."""
+        return {"nets": make([{"params": list(p.parameters())} for p in nets.peers])}
+
+    def update(self, run: Run, batch: Batch) -> Loss:
+        """One training step. Few methods need another one (bi-level optimisation does)."""
+        loss = run.forward(batch)
+        run.backward(loss.value)
+        run.step()
+        return loss
+
+    def predict(self, nets: Nets, x: Tensor) -> Tensor:
+        """`(B, O)` predictions: by default the mean probability (or value) over peers."""
+        return torch.stack([self.task.prob(net(x)) for net in nets]).mean(0)
+
+    def belief(self) -> Tensor | None:
+        """`(N, K)` what the method holds to be each sample's class probabilities, if it keeps such a record.
+
+        Where `None`, the engine's own record is used: each sample's probabilities averaged over its visits.
+        """
+        return None
+
+    def suspicion(self) -> Tensor | None:
+        """`(N,)` the method's own ranking, higher = more likely mislabelled, if it has one."""
+        return None
+
+    @classmethod
+    def param_names(cls) -> list[str]:
+        """Names of the hyper-parameters, from the constructor's signature."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Hyper-parameters by name (scikit-learn's protocol, so that `clone` and `GridSearchCV` reach them)."""
+        return {name: getattr(self, name) for name in self.param_names()}
+
+    def set_params(self, **params: Any) -> Method:
+        """Set hyper-parameters by name.
+
+        Raises:
+            ValueError: a name is not a hyper-parameter of this method.
+        """
+        check_param_names(type(self), params)
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_clone__(self) -> Method:
+        return type(self)(**self.get_params())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_params().items())})"
+
+
+def check_param_names(method: type[Method], params: Mapping[str, Any]) -> None:
+    """Refuse names that are not hyper-parameters of `method`."""
+    known = method.param_names()
+    for name in params:
+        if name not in known:
+            raise ValueError(f"{method.__name__} has no hyper-parameter {name!r}; it has {', '.join(known) or 'none'}")
+
+
+def in_range(name: str, value: float, low: float, high: float, *, closed: str = "both") -> float:
+    """Return `value` if it lies between `low` and `high`, else raise `ValueError` naming all three.
+
+    Args:
+        name: the argument, for the message.
+        value: what was given.
+        low: lower bound.
+        high: upper bound.
+        closed: `"both"`, `"left"`, `"right"` or `"neither"` end belongs to the range.
+    """
+    above = value >= low if closed in {"both", "left"} else value > low
+    below = value <= high if closed in {"both", "right"} else value < high
+    if not (above and below):
+        left, right = "[" if closed in {"both", "left"} else "(", "]" if closed in {"both", "right"} else ")"
+        raise ValueError(f"{name}={value!r} must lie in {left}{low}, {high}{right}")
+    return value

@@ -1,0 +1,54 @@
+"""`Nets`: the networks a method trains, and their moving-average twins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+
+class Nets(nn.Module):
+    """Peers, trained by gradient, each with an optional twin that follows it by exponential moving average.
+
+    Twins start as copies, are never trained, and average BatchNorm's running statistics along with the parameters, so
+    that they can be evaluated as they stand.
+
+    Args:
+        peers: one network per peer, each initialised on its own.
+        twins: whether to keep a twin of each.
+
+    >>> nets = Nets([nn.Linear(2, 1), nn.Linear(2, 1)], twins=True)
+    >>> len(nets), nets[1] is nets.peers[1], nets.twins[0].weight.requires_grad
+    (2, True, False)
+    """
+
+    def __init__(self, peers: Sequence[nn.Module], *, twins: bool = False) -> None:
+        super().__init__()
+        self.peers = nn.ModuleList(peers)
+        self.twins = nn.ModuleList(deepcopy(p).requires_grad_(False) for p in peers) if twins else nn.ModuleList()
+
+    def __getitem__(self, k: int) -> nn.Module:
+        return self.peers[k]
+
+    def __len__(self) -> int:
+        return len(self.peers)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.peers)
+
+    @torch.no_grad()
+    def update_twins(self, decay: float) -> None:
+        r"""$\theta' \leftarrow d\,\theta' + (1-d)\,\theta$ for parameters and float buffers; counters are copied."""
+        for peer, twin in zip(self.peers, self.twins, strict=True):
+            mine, theirs = _tensors(twin), _tensors(peer)
+            floats = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
+            torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
+            for a, b in zip(mine, theirs, strict=True):
+                if not a.is_floating_point():
+                    a.copy_(b)
+
+
+def _tensors(net: nn.Module) -> list[Tensor]:
+    return [*net.parameters(), *net.buffers()]

@@ -1,0 +1,77 @@
+"""The words every method is written in: `Batch`, `Clock` and `Loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Batch(NamedTuple):
+    """One minibatch as a method sees it.
+
+    Attributes:
+        index: `(B,)` int64, the stable id of each sample: its row in the *original* training set, whatever
+            subset, sampler or rank it came through. Never a position inside a subset or a batch.
+        views: the inputs, each `(B, ...)` float; `views[0]` is the ordinary one, further ones are other random
+            augmentations of the same samples (SOP+, SimCLR and DivideMix ask for two).
+        target: the *given* label: `(B,)` int64 class codes, or `(B, D)` float regression targets.
+        side: batches of further streams by name, e.g. `"clean"` for Meta-Weight-Net.
+    """
+
+    index: Tensor  # type: ignore[assignment]  # the field hides tuple.index(), which nobody calls on a batch
+    views: tuple[Tensor, ...]
+    target: Tensor
+    side: Mapping[str, Batch] = _NOTHING
+
+    @property
+    def x(self) -> Tensor:
+        """The ordinary view."""
+        return self.views[0]
+
+
+class Clock(NamedTuple):
+    """Where training stands. Every schedule is a pure function of it.
+
+    Attributes:
+        epoch: epochs finished so far, from 0.
+        epochs: epochs in all.
+        step: steps finished in this epoch, from 0.
+        steps_per_epoch: steps in each epoch.
+        rng: a CPU generator for this step alone, derived from (seed, epoch, step): the same on every rank and
+            after every resume, however many numbers the step before drew.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps_per_epoch: int
+    rng: torch.Generator
+
+    @property
+    def global_step(self) -> int:
+        """Steps finished since training began."""
+        return self.epoch * self.steps_per_epoch + self.step
+
+
+class Loss(NamedTuple):
+    """What a method returns for one batch.
+
+    Attributes:
+        value: scalar, attached to the graph even when no sample was selected.
+        out: `(B, O)` network outputs on `batch.views[0]`, where the method made them anyway: the engine keeps a
+            running record of them as evidence about each label, so that no second pass is needed. `None` (mixup,
+            say, never sees the ordinary view) makes the engine run one evaluation pass per epoch instead.
+        trust: `(B,)` or `(peers, B)` in [0, 1], who was believed. Logged, and evidence for the list of wrong labels.
+        log: further scalars (device tensors) to average over the epoch and log.
+    """
+
+    value: Tensor
+    out: Tensor | None = None
+    trust: Tensor | None = None
+    log: Mapping[str, Tensor] = _NOTHING

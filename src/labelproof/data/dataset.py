@@ -1,0 +1,104 @@
+"""`Data`: inputs and their given labels, with stable ids and whatever is known of the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@runtime_checkable
+class MapStyle(Protocol):
+    """Anything with `len()` and `[i]`: a `torch.utils.data.Dataset`, a list, a reader of image files."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """A labelled data set. Immutable: every step that changes labels returns a new one.
+
+    Attributes:
+        x: the inputs. `(N, D)` float32 rows; `(N, C, H, W)` uint8 images (float32 accepted); or a map-style
+            data set that returns one input (array, tensor or PIL image) per index, for what is too large to hold.
+        y: the *given* labels: `(N,)` int64 class codes into `classes`, or `(N, D)` float32 regression targets.
+        classes: the label each code stands for, in the user's own values (strings are kept); `None` in regression.
+        ids: `(N,)` what the user calls each sample; the row number unless the data had an id column.
+        truth: true labels, coded like `y`, where they are known (injected noise, CIFAR-N); used only to measure.
+        name: for run folders and reports.
+        columns: names of the feature columns, for rows.
+        target_name: the name of the label column.
+        noise: what was injected, for the record (kind, rate, hash ...); empty if nothing was.
+    """
+
+    x: NDArray[Any] | MapStyle
+    y: NDArray[Any]
+    classes: NDArray[Any] | None = None
+    ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    truth: NDArray[Any] | None = None
+    name: str = "data"
+    columns: Sequence[str] = ()
+    target_name: str = "label"
+    noise: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.x)
+        if len(self.y) != n:
+            raise ValueError(f"x has {n} samples but y has {len(self.y)} labels: they must be of one length")
+        if self.ids.size == 0 and n > 0:
+            object.__setattr__(self, "ids", np.arange(n))
+        if len(self.ids) != n:
+            raise ValueError(f"ids has {len(self.ids)} entries for {n} samples: one id per sample is needed")
+        unique, counts = np.unique(self.ids, return_counts=True)
+        if unique.size < n:
+            raise ValueError(
+                f"ids must be unique, but {unique[counts.argmax()]!r} stands {counts.max()} times: "
+                "drop the repeated rows, or leave the id column out to use row numbers"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the inputs lie in memory as one array."""
+        return isinstance(self.x, np.ndarray)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the inputs are images held in memory, `(N, C, H, W)`."""
+        return isinstance(self.x, np.ndarray) and self.x.ndim == 4
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 in regression."""
+        return 0 if self.classes is None else len(self.classes)
+
+    def relabelled(self, y: NDArray[Any], **noise: Any) -> Data:
+        """The same samples under other given labels; the present ones become the truth if none is known."""
+        return replace(self, y=y, truth=self.y if self.truth is None else self.truth, noise=noise)
+
+    def take(self, rows: NDArray[np.int64]) -> Data:
+        """The given rows as a data set of their own, ids kept (for subsets chosen *before* training)."""
+        x = self.x[rows] if isinstance(self.x, np.ndarray) else _Rows(self.x, rows)
+        return replace(
+            self, x=x, y=self.y[rows], ids=self.ids[rows], truth=None if self.truth is None else self.truth[rows]
+        )
+
+
+class _Rows:
+    """A view of some rows of a map-style data set (module level, so that spawned workers can pickle it)."""
+
+    def __init__(self, base: MapStyle, rows: NDArray[np.int64]) -> None:
+        self.base, self.rows = base, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.base[int(self.rows[index])]

@@ -1,0 +1,219 @@
+"""Feeds: batches of a data set, from device memory or streamed, behind one interface.
+
+Order and augmentation are pure functions of (seed, epoch, step): a feed has no state to save. Each joint batch is cut
+into equal consecutive parts, one per rank. The remainder modulo the number of ranks (fewer samples than ranks) sits out
+the epoch, another handful each time; with one process every sample is visited in every epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from labelproof.core.types import Batch
+from labelproof.data.dataset import MapStyle
+from labelproof.data.seeds import derive, generator
+from labelproof.data.transforms import Standardise, crop_flip
+from labelproof.functional.ranks import rank, world_size
+
+
+class Feed(Protocol):
+    """What the engine asks of a source of batches."""
+
+    steps: int
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """This rank's part of the shuffled, augmented batches of an epoch, from batch `start` on."""
+
+    def ordered(self, batch_size: int) -> Iterator[Batch]:
+        """This rank's part of all samples, in order, not augmented, for evaluation."""
+
+
+def batch_bounds(n: int, batch_size: int, world: int = 1) -> list[tuple[int, int]]:
+    """Where each joint batch begins and ends in the shuffled order.
+
+    A tail of fewer than two samples per rank joins the batch before it: BatchNorm cannot train on a single sample, and
+    dropping it would leave samples out.
+
+    >>> batch_bounds(97, 32)
+    [(0, 32), (32, 64), (64, 97)]
+    """
+    n -= n % world
+    cuts = list(range(0, n, batch_size))
+    if len(cuts) > 1 and n - cuts[-1] < 2 * world:
+        cuts.pop()
+    return list(zip(cuts, [*cuts[1:], n], strict=True))
+
+
+class _Base:
+    """Order, parts and views: what both feeding paths share."""
+
+    def __init__(
+        self,
+        y: NDArray[Any],
+        rows: NDArray[np.int64],
+        *,
+        standardise: Standardise,
+        device: torch.device,
+        batch_size: int,
+        seed: int,
+        views: int = 1,
+        augment: str = "none",
+    ) -> None:
+        self.rows, self.device, self.seed, self.views, self.augment = rows, device, seed, views, augment
+        self.bounds = batch_bounds(len(rows), batch_size, world_size())
+        self.steps = len(self.bounds)
+        self.standardise = standardise
+        self.target = torch.from_numpy(np.asarray(y)).to(device)
+
+    def _order(self, epoch: int) -> Tensor:
+        order = torch.randperm(len(self.rows), generator=generator(self.seed, "shuffle", epoch))
+        return torch.from_numpy(self.rows)[order]
+
+    def _parts(self, start: int) -> list[slice]:
+        """Per joint batch from `start` on, this rank's slice of the epoch's order."""
+        world, r = world_size(), rank()
+        size = [(hi - lo) // world for lo, hi in self.bounds]
+        return [slice(lo + r * s, lo + (r + 1) * s) for (lo, _), s in zip(self.bounds, size, strict=True)][start:]
+
+    def _mine(self, batch_size: int) -> list[Tensor]:
+        rows = np.array_split(self.rows, world_size())[rank()]
+        return [torch.from_numpy(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)]
+
+    def _batch(self, index: Tensor, raw: Tensor, epoch: int, step: int) -> Batch:
+        views = tuple(self._view(raw, epoch, step, v) for v in range(self.views))
+        return Batch(index, views, self.target[index])
+
+    def _view(self, raw: Tensor, epoch: int, step: int, view: int) -> Tensor:
+        if self.augment == "none":
+            out: Tensor = self.standardise(raw)
+            return out
+        lo, hi = self.bounds[step]
+        part = slice(rank() * len(raw), (rank() + 1) * len(raw))
+        rng = generator(self.seed, "augment", epoch, step, view)
+        pad, flip = max(1, raw.shape[-1] // 8), self.augment == "crop-flip"
+        moved: Tensor = self.standardise(crop_flip(raw, rng, pad=pad, flip=flip, part=part, joint=hi - lo))
+        return moved
+
+    def _plain(self, index: Tensor, raw: Tensor) -> Batch:
+        return Batch(index, (self.standardise(raw),), self.target[index])
+
+
+class DeviceFeed(_Base):
+    """Small data: the raw inputs (images as uint8) lie on the device; a batch is a gather there.
+
+    Args:
+        x: `(N, ...)` all inputs; batches carry row numbers of it as ids.
+        y: `(N,)` or `(N, D)` given labels of all rows.
+        rows: the rows this feed serves.
+        standardise: applied to each batch, on `device`.
+        device: where the data is kept.
+        batch_size: samples per joint batch, over all ranks.
+        seed: of shuffling and augmentation.
+        views: augmented versions per sample.
+        augment: `"none"`, `"crop"` or `"crop-flip"`.
+    """
+
+    def __init__(self, x: NDArray[Any] | Tensor, y: NDArray[Any], rows: NDArray[np.int64], **common: Any) -> None:
+        super().__init__(y, rows, **common)
+        self.x = torch.as_tensor(x).to(self.device)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        order = self._order(epoch).to(self.device)
+        for step, part in enumerate(self._parts(start), start):
+            index = order[part]
+            yield self._batch(index, self.x[index], epoch, step)
+
+    def ordered(self, batch_size: int) -> Iterator[Batch]:
+        for rows in self._mine(batch_size):
+            index = rows.to(self.device)
+            yield self._plain(index, self.x[index])
+
+
+class StreamFeed(_Base):
+    """Large data: a map-style data set streamed through worker processes.
+
+    Random transforms of the data set itself draw from torch's generator, seeded per (seed, epoch, sample): the same
+    whatever worker loads the sample and wherever a run resumes. Arguments as for `DeviceFeed`, with a map-style `x`.
+
+    Args:
+        workers: loading processes; 0 loads in the training process.
+    """
+
+    def __init__(
+        self, x: MapStyle, y: NDArray[Any], rows: NDArray[np.int64], *, workers: int = 0, **common: Any
+    ) -> None:
+        super().__init__(y, rows, **common)
+        self.x, self.workers = x, workers
+
+    def _load(self, plan: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        pin = self.device.type == "cuda"
+        loader: DataLoader[Any] = DataLoader(
+            _Seeded(self.x, self.seed, epoch),
+            batch_sampler=[rows.tolist() for rows in plan],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=pin,
+            # the loader itself draws a base seed for its workers: not from the global generator
+            generator=generator(self.seed, "workers", epoch + 1),
+        )
+        for index, raw in loader:
+            yield index.to(self.device, non_blocking=pin), raw.to(self.device, non_blocking=pin)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        order = self._order(epoch)
+        plan = [order[part] for part in self._parts(start)]
+        for step, (index, raw) in enumerate(self._load(plan, epoch), start):
+            yield self._batch(index, raw, epoch, step)
+
+    def ordered(self, batch_size: int) -> Iterator[Batch]:
+        for index, raw in self._load(self._mine(batch_size), -1):
+            yield self._plain(index, raw)
+
+
+class _Seeded(Dataset[tuple[int, Tensor]]):
+    """Pairs each sample with its id and seeds torch's generator for it (module level: spawned workers pickle it)."""
+
+    def __init__(self, base: MapStyle, seed: int, epoch: int) -> None:
+        self.base, self.seed, self.epoch = base, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, "sample", self.epoch, index))
+            return index, as_tensor(self.base[index], index)
+
+
+def as_tensor(item: Any, index: int) -> Tensor:
+    """One input as a tensor: of an `(input, label)` pair the input; PIL images become `(C, H, W)` uint8.
+
+    Raises:
+        ValueError: it is none of a number array, a tensor or a PIL image.
+    """
+    if isinstance(item, tuple | list):
+        item = item[0]
+    if isinstance(item, Tensor):
+        return item
+    if hasattr(item, "getbands"):  # a PIL image, without importing PIL for those who have none
+        pixels = np.array(item)
+        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    array = np.asarray(item)
+    if array.dtype == object:
+        raise ValueError(f"sample {index} is a {type(item).__name__}: inputs must be arrays, tensors or PIL images")
+    return torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32))
+
+
+def _collate(items: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    shapes = {tuple(x.shape): i for i, x in items}
+    if len(shapes) > 1:
+        (a, i), (b, j) = list(shapes.items())[:2]
+        raise ValueError(f"inputs must be of one shape, but sample {i} is {a} and sample {j} is {b}: resize them first")
+    return torch.tensor([i for i, _ in items]), torch.stack([x for _, x in items])

@@ -1,0 +1,1 @@
+"""The training loop on Lightning Fabric: the only package that knows it."""

@@ -1,0 +1,107 @@
+"""`Fitted`: what a run leaves behind. Networks that predict, and a record of every label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labelproof.core.method import Method
+from labelproof.core.nets import Nets
+from labelproof.core.task import Task
+from labelproof.data.dataset import Data, MapStyle
+from labelproof.data.feed import as_tensor
+from labelproof.data.transforms import Standardise, TargetScale
+from labelproof.engine.evidence import Evidence
+from labelproof.engine.settings import Settings
+
+
+@dataclass
+class Fitted:
+    """A finished run.
+
+    Attributes:
+        method: the trained copy, with its per-sample state.
+        nets: the networks, in evaluation mode.
+        task: what was learned.
+        data: the training data.
+        rows, held: rows trained on and held out.
+        standardise, scale: applied to inputs; undone on regression outputs.
+        settings: of the run.
+        history: one dict per epoch.
+        best_epoch: epoch (from 1) of the best noisy validation score; 0 without validation.
+        evidence: the per-sample record.
+        shape: of one input.
+    """
+
+    method: Method
+    nets: Nets
+    task: Task
+    data: Data
+    rows: NDArray[np.int64]
+    held: NDArray[np.int64]
+    standardise: Standardise
+    scale: TargetScale | None
+    settings: Settings
+    history: list[dict[str, Any]]
+    best_epoch: int
+    evidence: Evidence
+    shape: tuple[int, ...]
+
+    @torch.no_grad()
+    def predict(self, x: NDArray[Any] | MapStyle, *, batch_size: int = 1024) -> NDArray[np.float32]:
+        """Class probabilities `(n, K)`, or targets `(n, D)` in the user's units.
+
+        Args:
+            x: inputs of the shape the run was trained on.
+            batch_size: inputs per forward pass.
+
+        Raises:
+            ValueError: inputs of another shape.
+        """
+        self.nets.eval()
+        parts = [self.method.predict(self.nets, self.standardise(b)) for b in self._batches(x, batch_size)]
+        prob = torch.cat(parts) if parts else torch.empty(0, self.task.num_outputs)
+        out: NDArray[np.float32] = (prob if self.scale is None else self.scale.inverse(prob)).cpu().numpy()
+        return out
+
+    def _batches(self, x: NDArray[Any] | MapStyle, batch_size: int) -> Iterator[Tensor]:
+        device = next(self.nets.parameters()).device
+        for at in range(0, len(x), batch_size):
+            if isinstance(x, np.ndarray):
+                part = torch.from_numpy(x[at : at + batch_size])
+            else:
+                part = torch.stack([as_tensor(x[i], i) for i in range(at, min(at + batch_size, len(x)))])
+            if part.shape[1:] != self.shape:
+                raise ValueError(f"inputs have shape {tuple(part.shape[1:])}, but training inputs had {self.shape}")
+            yield part.to(device)
+
+    def belief(self) -> NDArray[np.float32]:
+        """`(N, O)` what the run holds each sample's label to be, in the user's units for regression.
+
+        The method's own record where it keeps one, else the mean prediction over epochs. Held-out samples are no part
+        of the method's record: theirs is the mean of their validation predictions.
+        """
+        prob, own = self.evidence.prob(), self.method.belief()
+        if own is not None:
+            held = torch.from_numpy(self.held).to(prob.device)
+            prob, mean = own.float().clone(), prob
+            prob[held] = mean[held]
+        if self.scale is not None:
+            prob = self.scale.inverse(prob)
+        out: NDArray[np.float32] = prob.cpu().numpy()
+        return out
+
+    def suspicion(self) -> NDArray[np.float32] | None:
+        """`(N,)` the method's own ranking, if it has one; higher = more likely mislabelled."""
+        own = self.method.suspicion()
+        return None if own is None else own.float().cpu().numpy()
+
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        """Evidence columns for the list of wrong labels."""
+        return {name: values.cpu().numpy() for name, values in self.evidence.columns().items()}

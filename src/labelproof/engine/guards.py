@@ -1,0 +1,42 @@
+"""Refusing, before training, what could only fail or mislead later."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from labelproof.core.method import Method
+
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {"batchnorm": (nn.modules.batchnorm._BatchNorm,)}
+_REMEDY = {"batchnorm": "statistics of the batch mix the samples; use a network with GroupNorm or LayerNorm"}
+
+
+def check_network(network: nn.Module, method: Method, shape: tuple[int, ...], num_outputs: int) -> None:
+    """Try the network on one zero input of each kind it will meet.
+
+    Raises:
+        ValueError: the method forbids one of its layers, it rejects inputs of this shape, or its outputs have another
+            shape than `(B, num_outputs)`.
+    """
+    for kind in sorted(method.forbids):
+        names = [n or "the network" for n, m in network.named_modules() if isinstance(m, KINDS[kind])]
+        if names:
+            raise ValueError(f"{type(method).__name__} cannot train through {kind} ({names[0]}): {_REMEDY[kind]}")
+    was = network.training
+    network.eval()
+    with torch.no_grad():
+        try:
+            out = network(torch.zeros(2, *shape, device=next(network.parameters(), torch.empty(0)).device))
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0]
+            raise ValueError(f"the network does not take inputs of shape (B, {_dims(shape)}): {reason}") from error
+    network.train(was)
+    if tuple(out.shape) != (2, num_outputs):
+        raise ValueError(
+            f"the network gives outputs of shape (B, {_dims(out.shape[1:])}) where (B, {num_outputs}) is needed: "
+            f"its last layer must have {num_outputs} units"
+        )
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,173 @@
+"""`Inputs`: data made ready for one run. Split, standardised, coded, and turned into feeds on the device."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labelproof.core.method import Method
+from labelproof.core.task import Classification, Regression, Task
+from labelproof.data.dataset import Data
+from labelproof.data.feed import DeviceFeed, Feed, StreamFeed, as_tensor
+from labelproof.data.seeds import derive
+from labelproof.data.split import hold_out
+from labelproof.data.transforms import Standardise, TargetScale
+from labelproof.engine.settings import Settings
+from labelproof.functional.ranks import world_size
+
+_SAMPLED = 2048  # items of a streamed data set from which mean and standard deviation are taken
+
+
+@dataclass
+class Inputs:
+    """What the loop trains and evaluates on.
+
+    Attributes:
+        task: what is learned.
+        data: the whole training set.
+        rows: `(n,)` rows trained on.
+        held: rows held out for validation, labels as given.
+        standardise: fitted on the training rows.
+        scale: of regression targets; `None` in classification.
+        given: labels of all rows as networks see them: `(N,)` codes or `(N, D)` targets in robust units.
+        train, valid, test, side: the feeds.
+        test_data: the test set.
+    """
+
+    task: Task
+    data: Data
+    rows: NDArray[np.int64]
+    held: NDArray[np.int64]
+    standardise: Standardise
+    scale: TargetScale | None
+    given: Tensor
+    train: Feed
+    valid: Feed | None
+    test: Feed | None
+    test_data: Data | None
+    side: dict[str, Feed]
+
+    def score(self, data: Data, index: Tensor, prob: Tensor) -> float:
+        """Accuracy, or root mean squared error in the user's units, against the labels of `data`."""
+        y = torch.from_numpy(data.y).to(prob.device)[index]
+        if self.scale is None:
+            return float(self.task.score(prob, y).mean())
+        return float((self.scale.inverse(prob) - y).square().mean().sqrt())
+
+
+def prepare(
+    method: Method,
+    data: Data,
+    test: Data | None,
+    streams: Mapping[str, Data],
+    settings: Settings,
+    device: torch.device,
+) -> Inputs:
+    """Check, split and standardise, and build the feeds.
+
+    Raises:
+        ValueError: method, data and test data do not fit together.
+    """
+    task: Task = Classification(data.num_classes) if data.classes is not None else Regression(data.y.shape[1])
+    if task.kind not in method.tasks:
+        allowed = " and ".join(sorted(method.tasks))
+        raise ValueError(f"method {type(method).__name__} is for {allowed}, but these labels make a {task.kind} task")
+    missing = [s for s in method.streams if s != "train" and s not in streams]
+    if missing:
+        raise ValueError(f"{type(method).__name__} needs the further data streams: {', '.join(missing)}")
+    rows, held = hold_out(data.y, float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
+    _check(data, test, rows, settings)
+    standardise = _fit_standardise(data, rows).to(device)
+    scale = None if data.classes is not None else TargetScale.fit(data.y[rows])
+
+    def codes(of: Data) -> Tensor:
+        y = torch.from_numpy(of.y)
+        return y if scale is None else scale(y)
+
+    def feed(of: Data, part: NDArray[np.int64], seed: int, views: int = 1) -> Feed:
+        colour = input_shape(of)[:-2] == (3,)
+        common: dict[str, Any] = {
+            "standardise": standardise,
+            "device": device,
+            "batch_size": min(settings.batch_size, len(part)),
+            "seed": seed,
+            "views": views,
+            "augment": settings.augment if settings.augment != "auto" else ("crop-flip" if colour else "none"),
+        }
+        if isinstance(of.x, np.ndarray) and of.x.nbytes <= settings.resident_bytes:
+            return DeviceFeed(of.x, codes(of).numpy(), part, **common)
+        return StreamFeed(cast(Any, of.x), codes(of).numpy(), part, workers=settings.workers, **common)
+
+    return Inputs(
+        task=task,
+        data=data,
+        rows=rows,
+        held=held,
+        standardise=standardise,
+        scale=None if scale is None else scale.to(device),
+        given=codes(data),
+        train=feed(data, rows, settings.seed, method.views),
+        valid=feed(data, held, settings.seed) if len(held) else None,
+        test=feed(test, np.arange(len(test)), settings.seed) if test is not None else None,
+        test_data=test,
+        side={name: feed(d, np.arange(len(d)), derive(settings.seed, name)) for name, d in streams.items()},
+    )
+
+
+def input_shape(data: Data) -> tuple[int, ...]:
+    """Shape of one input."""
+    return tuple(data.x.shape[1:]) if isinstance(data.x, np.ndarray) else tuple(as_tensor(data.x[0], 0).shape)
+
+
+def digest(data: Data) -> str:
+    """A short hash of inputs (where they are in memory) and given labels: is this the data the run was started on?"""
+    h = hashlib.blake2b(digest_size=8)
+    for array in (data.y, data.x if isinstance(data.x, np.ndarray) else np.empty(0)):
+        h.update(f"{array.dtype.str}{array.shape}".encode())
+        h.update(np.ascontiguousarray(array).data)
+    return h.hexdigest()
+
+
+def _fit_standardise(data: Data, rows: NDArray[np.int64]) -> Standardise:
+    if isinstance(data.x, np.ndarray):
+        return Standardise.fit(data.x, rows)
+    some = rows[np.linspace(0, len(rows) - 1, min(_SAMPLED, len(rows))).astype(int)]
+    return Standardise.fit(torch.stack([as_tensor(data.x[int(i)], int(i)) for i in some]))
+
+
+def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Settings) -> None:
+    least = 2 * world_size()
+    if len(rows) < least:
+        raise ValueError(f"{len(rows)} training samples are too few: at least {least} are needed")
+    if len(rows) < settings.batch_size:
+        warnings.warn(
+            f"batch_size={settings.batch_size} is larger than the {len(rows)} training samples: "
+            "each epoch is a single batch of all of them",
+            stacklevel=5,
+        )
+    if data.classes is not None:
+        seen = np.bincount(data.y[rows], minlength=data.num_classes)
+        if (seen > 0).sum() < 2:
+            only = data.classes[int(seen.argmax())]
+            raise ValueError(f"labels have one class only ({only!r}): at least two are needed to train a classifier")
+        absent = [c for c, n in zip(data.classes.tolist(), seen, strict=True) if n == 0]
+        if absent:
+            warnings.warn(f"no training sample has the label {_few(absent)}: it will never be predicted", stacklevel=5)
+    if test is not None:
+        if input_shape(test) != input_shape(data):
+            raise ValueError(f"test inputs have shape {input_shape(test)}, training inputs {input_shape(data)}")
+        ours, theirs = ([] if d.classes is None else d.classes.tolist() for d in (data, test))
+        if ours != theirs:
+            raise ValueError(f"training and test data must have the same classes: {_few(ours)} is not {_few(theirs)}")
+
+
+def _few(values: list[Any]) -> str:
+    return ", ".join(map(repr, values[:5])) + (f" (and {len(values) - 5} more)" if len(values) > 5 else "")

@@ -1,0 +1,258 @@
+"""`fit`: the training loop.
+
+Its scope is device, precision, accumulation, clipping, schedule, evaluation, early stopping, checkpoints and logs.
+Whatever else a method needs belongs to the method.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor, nn
+
+from labelproof.core.method import Method
+from labelproof.core.nets import Nets
+from labelproof.core.types import Batch
+from labelproof.data.dataset import Data
+from labelproof.data.feed import Feed
+from labelproof.data.seeds import derive
+from labelproof.engine import checkpoint
+from labelproof.engine.evidence import Evidence, Tally
+from labelproof.engine.fitted import Fitted
+from labelproof.engine.guards import check_network
+from labelproof.engine.inputs import Inputs, digest, input_shape, prepare
+from labelproof.engine.logs import Progress, tensorboard_writer, write_metrics
+from labelproof.engine.settings import Settings
+from labelproof.engine.training import Training, scan
+
+#: From the number of the peer to a freshly initialised network.
+Factory = Callable[[int], nn.Module]
+
+
+def fit(
+    method: Method,
+    factory: Factory,
+    data: Data,
+    settings: Settings,
+    *,
+    test: Data | None = None,
+    streams: Mapping[str, Data] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    verbose: int = 0,
+    tensorboard: bool = False,
+    stamp: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Train `method` on `data`.
+
+    Args:
+        method: hyper-parameters; a copy is trained, this object stays as it is.
+        factory: makes the network of each peer, called under that peer's own seed.
+        data: training data; its labels may be wrong.
+        settings: how to train.
+        test: evaluated after each epoch and never used for a choice.
+        streams: data for the side streams a method asks for, by name.
+        folder: where checkpoints and `metrics.csv` go; nothing is written if `None`.
+        resume: go on from the last checkpoint in `folder`.
+        verbose: 0 is silent.
+        tensorboard: also write TensorBoard events to `folder`.
+        stamp: further settings (the network's name, say) that a resumed run must share.
+
+    Returns:
+        The trained networks with their record.
+
+    Raises:
+        ValueError: method, task, network and data do not fit together; the message says what to change.
+        FileNotFoundError: `resume` without a checkpoint.
+        OSError: a checkpoint cannot be written.
+    """
+    if folder is None and (resume or tensorboard):
+        raise ValueError("resume and tensorboard need a folder")
+    fabric = launch(settings)
+    everything = {**settings.asdict(), "method": repr(method), "data": digest(data), **(stamp or {})}
+    cuda = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):  # dropout and weight initialisation draw from torch's generators
+        inputs = prepare(method, data, test, streams or {}, settings, fabric.device)
+        loop = _Loop(fabric, deepcopy(method), factory, inputs, settings)
+        if resume and folder is not None:
+            state = checkpoint.load(folder)
+            checkpoint.check_same(state["stamp"], everything)
+            loop.load_state_dict(state)
+
+        def save() -> None:
+            if folder is not None:
+                state = {**loop.state_dict(), "stamp": everything}  # collective: on every rank
+                if fabric.is_global_zero:
+                    checkpoint.save(folder, state)
+                    write_metrics(folder / "metrics.csv", loop.history)
+                fabric.barrier()
+
+        shown = verbose if fabric.is_global_zero else 0
+        writer = tensorboard_writer(folder) if tensorboard and folder and fabric.is_global_zero else None
+        title = method.title or type(method).__name__
+        with closing(Progress(shown, title, settings.epochs, inputs.train.steps, loop.epoch)) as progress:
+            while not loop.finished:
+                for step in loop.steps():
+                    progress.step()
+                    if settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0:
+                        save()
+                row = loop.end_epoch()
+                save()
+                progress.epoch(row)
+                if writer is not None:
+                    for name, value in row.items():
+                        writer.add_scalar(name, value, row["epoch"])
+        if writer is not None:
+            writer.close()
+        return loop.result()
+
+
+def launch(settings: Settings) -> Fabric:
+    """Fabric for the settings: the device, and one process per device if there are several."""
+    strategy: Any = "auto"
+    if settings.devices > 1:
+        # rows of per-sample state are synchronised where they are written: a broadcast would overwrite them
+        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend=None)
+    precision: Any = settings.precision
+    fabric = Fabric(accelerator=settings.device, devices=settings.devices, strategy=strategy, precision=precision)
+    if settings.devices > 1:
+        fabric.launch()
+    return fabric
+
+
+class _Loop:
+    """The state of one call of `fit`; `state_dict` holds all of it."""
+
+    def __init__(self, fabric: Fabric, method: Method, factory: Factory, inputs: Inputs, settings: Settings) -> None:
+        self.fabric, self.method, self.inputs, self.settings = fabric, method, inputs, settings
+        data, task = inputs.data, inputs.task
+        peers = []
+        for k in range(method.peers):
+            torch.manual_seed(derive(settings.seed, "network", k))
+            peers.append(factory(k))
+        check_network(peers[0], method, input_shape(data), task.num_outputs)
+        method.setup(task, len(data), peers[0])
+        nets = Nets(peers, twins=method.twins)
+        self.training = Training(fabric, method, nets, settings, inputs.train.steps)
+        self.evidence = Evidence(task, inputs.given).to(fabric.device)
+        self.tally = Tally(task, None if data.truth is None else torch.from_numpy(data.truth).to(fabric.device))
+        self.metric = "accuracy" if task.kind == "classification" else "rmse"
+        self.epoch = self.next_step = self.waited = 0
+        self.saw_plain = True  # whether the method's forward passes show the ordinary view
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"epoch": 0, "score": None, "nets": None}
+        self.elapsed = 0.0
+        torch.manual_seed(derive(settings.seed, "train", fabric.global_rank))
+
+    @property
+    def finished(self) -> bool:
+        stopped = self.settings.early_stopping and self.waited >= self.settings.patience
+        return stopped or self.epoch >= self.settings.epochs
+
+    def steps(self) -> Iterator[int]:
+        """Train through the present epoch from where it stands; yields after each step."""
+        self.training.module.train()
+        start, began, train = self.next_step, time.perf_counter(), self.inputs.train
+        side = {k: endless(f, self.epoch * train.steps + start) for k, f in self.inputs.side.items()}
+        for step, plain in enumerate(train.epoch(self.epoch, start=start), start):
+            batch = plain._replace(side={k: next(it) for k, it in side.items()}) if side else plain
+            loss = self.training.run_batch(batch, self.epoch, step)
+            self.tally.loss(loss.value, loss.log)
+            self.saw_plain = loss.out is not None
+            if loss.out is not None:
+                prob = self.inputs.task.prob(loss.out.detach())  # of one network, or of each peer
+                seen = (batch.index, prob.mean(0) if prob.ndim == 3 else prob, batch.target, loss.trust)
+                self.evidence.record(*seen)
+                self.tally.predictions(*seen)
+            self.next_step = step + 1
+            yield step
+        self.elapsed += time.perf_counter() - began
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Let the method look back, evaluate, and move on to the next epoch."""
+        began, inputs, nets = time.perf_counter(), self.inputs, self.training.nets
+        self.method.after_epoch(nets, lambda f: scan(nets, f, inputs.train), self.training.now)
+        if not self.saw_plain:  # one evaluation pass stands in for the predictions training did not show
+            seen = self._look(inputs.train)
+            self.evidence.record_joint(*seen)
+            self.tally.predictions(*seen)
+        row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.training.lr, **self.tally.read()}
+        if inputs.valid is not None:
+            seen = self._look(inputs.valid)
+            self.evidence.record_joint(*seen)
+            row[f"val_{self.metric}"] = inputs.score(inputs.data, *seen[:2])
+            self._watch(row[f"val_{self.metric}"])
+        if inputs.test is not None and inputs.test_data is not None:
+            index, prob = scan(nets, self._predict, inputs.test)
+            row[f"test_{self.metric}"] = inputs.score(inputs.test_data, index, prob)
+        self.elapsed += time.perf_counter() - began
+        row["seconds"] = round(self.elapsed, 3)
+        self.history.append(row)
+        self.epoch, self.next_step = self.epoch + 1, 0
+        return row
+
+    def _predict(self, x: Tensor) -> Tensor:
+        with self.fabric.autocast():
+            return self.method.predict(self.training.nets, x)
+
+    def _look(self, feed: Feed) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, predictions and given labels of training samples, in evaluation mode."""
+        index, prob = scan(self.training.nets, self._predict, feed)
+        return index, prob, self.inputs.given.to(prob.device)[index]
+
+    def _watch(self, score: float) -> None:
+        score = score if self.metric == "accuracy" else -score
+        self.waited += 1
+        if self.best["score"] is None or score > self.best["score"]:
+            nets = {k: v.detach().clone() for k, v in self.training.nets.state_dict().items()}
+            self.best, self.waited = {"epoch": self.epoch + 1, "score": score, "nets": nets}, 0
+
+    _PLAIN = ("epoch", "next_step", "saw_plain", "history", "best", "waited", "elapsed")
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {k: getattr(self, k).state_dict() for k in ("training", "evidence", "tally")}
+        return {**parts, **{k: getattr(self, k) for k in self._PLAIN}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.training.load_state_dict(state["training"])
+        self.evidence.load_state_dict(state["evidence"])
+        self.tally.load_state_dict(state["tally"], self.fabric.device)
+        for name in self._PLAIN:
+            setattr(self, name, state[name])
+
+    def result(self) -> Fitted:
+        """The run's end: under early stopping the best epoch's networks, else the last's."""
+        inputs, nets = self.inputs, self.training.nets
+        if self.settings.early_stopping and self.best["nets"] is not None:
+            nets.load_state_dict(self.best["nets"])
+        return Fitted(
+            method=self.method,
+            nets=nets.eval(),
+            task=inputs.task,
+            data=inputs.data,
+            rows=inputs.rows,
+            held=inputs.held,
+            standardise=inputs.standardise,
+            scale=inputs.scale,
+            settings=self.settings,
+            history=self.history,
+            best_epoch=self.best["epoch"],
+            evidence=self.evidence,
+            shape=input_shape(inputs.data),
+        )
+
+
+def endless(feed: Feed, position: int) -> Iterator[Batch]:
+    """A feed's batches epoch after epoch, from the batch at `position` on."""
+    epoch, start = divmod(position, feed.steps)
+    while True:
+        yield from feed.epoch(epoch, start=start)
+        epoch, start = epoch + 1, 0

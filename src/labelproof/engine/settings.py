@@ -1,0 +1,100 @@
+"""`Settings`: everything about a run that is not the method, the network or the data. One definition for both faces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from labelproof.core.method import in_range
+from labelproof.core.registry import lookup
+from labelproof.core.schedule import parse_schedule
+
+#: Default learning rate and weight decay of each optimiser.
+OPTIMIZERS = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: samples per step, over all devices; at most the number of training samples.
+        lr: learning rate; by default 0.02 for sgd and 0.001 for adam and adamw.
+        optimizer: sgd, adam or adamw.
+        momentum: of sgd.
+        weight_decay: by default 0.0005 for sgd, 0 for adam and 0.01 for adamw.
+        schedule: of the learning rate: constant, cosine, multistep:40,80:0.01, restarts:10; warmup:5+cosine.
+        clip: largest gradient norm of each network; none by default.
+        accumulate: batches whose gradients are added up before a step.
+        precision: 32-true, bf16-mixed, 16-mixed or 64-true.
+        device: auto, cpu or cuda.
+        devices: how many of them, each a process that takes its share of every batch.
+        seed: of everything random: initial weights, order, augmentation, the method's own draws.
+        validation_fraction: share of the training data held out, its noisy labels left as they are, to follow
+            progress and to choose the best epoch; 0.1 with early stopping, else 0.
+        early_stopping: stop when the noisy validation score has not improved for `patience` epochs, and keep the
+            weights of its best epoch.
+        patience: epochs to wait for an improvement.
+        augment: auto (crop and flip for colour images, none otherwise), none, crop or crop-flip.
+        workers: processes that load streamed data; 0 loads in the training process.
+        resident_bytes: data up to this size is kept on the device, larger data is streamed.
+        checkpoint_every: steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
+
+    Raises:
+        ValueError: a value is out of range or unknown; the message says what is allowed.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float | None = None
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float | None = None
+    schedule: str = "cosine"
+    clip: float | None = None
+    accumulate: int = 1
+    precision: str = "32-true"
+    device: str = "auto"
+    devices: int = 1
+    seed: int = 0
+    validation_fraction: float | None = None
+    early_stopping: bool = False
+    patience: int = 10
+    augment: str = "auto"
+    workers: int = 0
+    resident_bytes: int = 2 * 1024**3
+    checkpoint_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "devices", "patience"):
+            in_range(name, getattr(self, name), 1, float("inf"), closed="left")
+        for name in ("lr", "clip"):
+            if getattr(self, name) is not None:
+                in_range(name, getattr(self, name), 0, float("inf"), closed="neither")
+        for name in ("workers", "resident_bytes", "checkpoint_every"):
+            in_range(name, getattr(self, name), 0, float("inf"), closed="left")
+        in_range("momentum", self.momentum, 0, 1, closed="left")
+        in_range("weight_decay", self.weight_decay or 0.0, 0, float("inf"), closed="left")
+        in_range("validation_fraction", self.validation_fraction or 0.0, 0, 1, closed="left")
+        lr, decay = lookup("optimizer", self.optimizer, OPTIMIZERS)
+        for name, table in (("precision", PRECISIONS), ("augment", AUGMENTATIONS), ("device", ("auto", "cpu", "cuda"))):
+            lookup(name, getattr(self, name), dict.fromkeys(table))
+        parse_schedule(self.schedule)
+        filled = {
+            "lr": lr if self.lr is None else self.lr,
+            "weight_decay": decay if self.weight_decay is None else self.weight_decay,
+            "validation_fraction": (0.1 if self.early_stopping else 0.0)
+            if self.validation_fraction is None
+            else self.validation_fraction,
+        }
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
+        if self.early_stopping and self.validation_fraction == 0:
+            raise ValueError("early_stopping=True needs validation_fraction > 0: there is nothing to watch otherwise")
+
+    def asdict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,0 +1,177 @@
+"""`Training`: a run in progress. Networks, method, optimisers, per-sample record and clock, and their checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from labelproof.core.method import Method
+from labelproof.core.nets import Nets
+from labelproof.core.schedule import parse_schedule
+from labelproof.core.state import SampleParameter
+from labelproof.core.types import Batch, Clock, Loss
+from labelproof.data.seeds import generator
+from labelproof.engine.settings import Settings
+from labelproof.functional.ranks import gather_rows, world_size
+
+
+class Step(nn.Module):
+    """The whole loss as one module.
+
+    Data-parallel and precision wrappers go around this and nothing else: two wrapped forward passes before one
+    backward pass would break BatchNorm, and the method is free to call its networks as it likes.
+    """
+
+    def __init__(self, method: Method, nets: Nets) -> None:
+        super().__init__()
+        self.method, self.nets = method, nets
+
+    def forward(self, batch: Batch, now: Clock) -> Loss:
+        return self.method.loss(self.nets, batch, now)
+
+
+class Training:
+    """Implements `labelproof.core.method.Run`.
+
+    Args:
+        fabric: launched.
+        method: set up.
+        nets: its networks.
+        settings: of the run.
+        steps_per_epoch: batches per epoch.
+    """
+
+    def __init__(self, fabric: Fabric, method: Method, nets: Nets, settings: Settings, steps_per_epoch: int) -> None:
+        self.fabric, self.method, self.nets, self.settings = fabric, method, nets, settings
+        self.steps_per_epoch = steps_per_epoch
+        self.factor = parse_schedule(settings.schedule)
+        self.module = Step(method, nets)
+        self._exclude_per_sample_state()
+        optimizers = method.optimizers(nets, self._make)
+        self.step_module, *wrapped = fabric.setup(self.module, *optimizers.values())
+        self.optimizers: dict[str, Any] = dict(zip(optimizers, wrapped, strict=True))
+        self.per_sample = [m for m in method.modules() if isinstance(m, SampleParameter)]
+        self.due = True
+        self.now = self.clock(0, 0)
+
+    def _exclude_per_sample_state(self) -> None:
+        """Keep data-parallel wrappers off N rows of state: tables and parameters of samples synchronise themselves."""
+        inside = [f"method.{k}" for k in self.method.state_dict(keep_vars=True)]
+        learned = {f"method.{n}.weight" for n, m in self.method.named_modules() if isinstance(m, SampleParameter)}
+        ours = [k for k in inside if k in learned or k not in dict(self.module.named_parameters())]
+        ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(self.module, ours)
+
+    def _make(self, params: Iterable[Any]) -> Optimizer:
+        s = self.settings
+        lr, decay = float(s.lr or 0.0), float(s.weight_decay or 0.0)
+        optimizer: Optimizer
+        if s.optimizer == "sgd":
+            optimizer = torch.optim.SGD(params, lr, momentum=s.momentum, weight_decay=decay)
+        else:
+            optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[s.optimizer](
+                params, lr, weight_decay=decay
+            )
+        for group in optimizer.param_groups:
+            group["initial_lr"] = lr  # marks the groups that follow the schedule
+        return optimizer
+
+    def clock(self, epoch: int, step: int) -> Clock:
+        """The clock at a step, with the generator that belongs to it."""
+        s = self.settings
+        return Clock(epoch, s.epochs, step, self.steps_per_epoch, generator(s.seed, "method", epoch, step))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the present step."""
+        return float(self.settings.lr or 0.0) * self.factor(self.now)
+
+    def run_batch(self, batch: Batch, epoch: int, step: int) -> Loss:
+        """One batch: set the clock and the learning rate, let the method update, move what follows the networks."""
+        self.now = self.clock(epoch, step)
+        self.due = (step + 1) % self.settings.accumulate == 0 or step + 1 == self.steps_per_epoch
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                if "initial_lr" in group:
+                    group["lr"] = group["initial_lr"] * self.factor(self.now)
+        if world_size() == 1:
+            loss = self.method.update(self, batch)
+        else:
+            with self.fabric.no_backward_sync(self.step_module, enabled=not self.due):
+                loss = self.method.update(self, batch)
+        if self.due:
+            self.method.after_step(self.nets, batch, self.now)
+        return loss
+
+    def forward(self, batch: Batch) -> Loss:
+        loss: Loss = self.step_module(batch, self.now)
+        return loss
+
+    def backward(self, value: Tensor) -> None:
+        self.fabric.backward(value / self.settings.accumulate if self.settings.accumulate > 1 else value)
+
+    def step(self) -> None:
+        if not self.due:
+            return
+        for parameter in self.per_sample:
+            parameter.sync_grad()
+        if self.settings.clip is not None:
+            for optimizer in self.optimizers.values():
+                self.fabric.strategy.precision.unscale_gradients(optimizer.optimizer)
+            for net in self.nets:  # each on its own: one network's burst must not shrink the other's step
+                nn.utils.clip_grad_norm_(net.parameters(), self.settings.clip)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on. A collective call: every rank must make it."""
+        cuda = self.fabric.device.type == "cuda"
+        return {
+            "step": self.module.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "torch_rng": gather_rows(torch.get_rng_state()[None].to(self.fabric.device)).cpu(),
+            "cuda_rng": gather_rows(torch.cuda.get_rng_state()[None].to(self.fabric.device)).cpu() if cuda else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`, on the same number of ranks."""
+        self.module.load_state_dict(state["step"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        rank = self.fabric.global_rank
+        if len(state["torch_rng"]) != world_size():
+            raise ValueError(f"cannot resume on {world_size()} processes a run of {len(state['torch_rng'])}")
+        torch.set_rng_state(state["torch_rng"][rank])
+        if state["cuda_rng"] is not None and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"][rank])
+
+
+@torch.no_grad()
+def scan(nets: Nets, f: Callable[[Tensor], Tensor], feed: Any, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
+    """`f` over all inputs of a feed in evaluation mode, on every rank.
+
+    Returns:
+        `(n,)` ids and `(n, ...)` outputs, in the order of the feed's rows.
+    """
+    was = nets.training
+    nets.eval()
+    index, out = zip(*[(b.index, f(b.x)) for b in feed.ordered(batch_size)], strict=True)
+    nets.train(was)
+    ids, values = torch.cat(index), torch.cat(out)
+    if world_size() == 1:
+        return ids, values
+    n, world = len(feed.rows), world_size()
+    size = -(-n // world)  # ranks differ by at most one row: pad to the longest, gather, drop the padding
+    pad = size - len(ids)
+    ids, values = (gather_rows(torch.cat([t, t[-1:].expand(pad, *t.shape[1:])])) for t in (ids, values))
+    real = torch.cat([torch.arange(size) < len(part) for part in torch.arange(n).tensor_split(world)])
+    return ids[real.to(ids.device)], values[real.to(values.device)]

@@ -1,0 +1,38 @@
+"""One paper, one file. A new method joins the estimators, the command line and the contract tests by one line here."""
+
+from __future__ import annotations
+
+from labelproof.core.method import Method
+from labelproof.core.registry import lookup
+from labelproof.methods.ce import CE
+from labelproof.methods.co_teaching import CoTeaching
+from labelproof.methods.elr import ELR
+from labelproof.methods.mse import MSE
+
+METHODS: dict[str, type[Method]] = {
+    "ce": CE,
+    "co-teaching": CoTeaching,
+    "elr": ELR,
+    "mse": MSE,
+}
+
+__all__ = ["CE", "ELR", "METHODS", "MSE", "CoTeaching", "available_methods", "get_method", "method_name"]
+
+
+def available_methods() -> list[str]:
+    """Names of all methods, each usable from the estimators and from the command line.
+
+    >>> available_methods()
+    ['ce', 'co-teaching', 'elr', 'mse']
+    """
+    return sorted(METHODS)
+
+
+def get_method(name: str) -> type[Method]:
+    """The class registered under `name`; a typo is answered with the closest name."""
+    return lookup("method", name, METHODS)
+
+
+def method_name(method: Method) -> str:
+    """The registered name of a method, or its class name if it is the user's own."""
+    return next((n for n, cls in METHODS.items() if type(method) is cls), type(method).__name__)

@@ -1,0 +1,28 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("LABELPROOF_DATA") or REPO.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(
+            f"real data not found at {folder}: set LABELPROOF_DATA to the folder that holds cifar10/, mnist/, uci/"
+        )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Two cores are shared by the whole suite; single-threaded kernels also add in one fixed order."""
+    torch.set_num_threads(1)

@@ -1,0 +1,48 @@
+"""Two processes over gloo give what one process gives with the joint batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.ddp.worker import CASES, run
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("ddp")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    worker = [str(REPO / "tests" / "ddp" / "worker.py"), str(out)]
+    done = subprocess.run(
+        [*command, *worker], env=env, cwd=REPO, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(out / f"rank{r}.pt", weights_only=True) for r in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one() -> dict[str, Any]:
+    torch.set_num_threads(1)
+    return run(1)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_two_processes_equal_one(name: str, one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    assert one[name].keys() == two[0]["states"][name].keys()
+    for key, value in one[name].items():
+        for rank in range(2):
+            got = two[rank]["states"][name][key]
+            torch.testing.assert_close(got, value, atol=1e-5, rtol=1e-4, msg=lambda m, k=key: f"{name} {k}: {m}")
+
+
+def test_odd_numbers_do_not_hang(two: list[dict[str, Any]]) -> None:
+    assert [r["visits"] for r in two] == [3 * 96] * 2
