@@ -20,7 +20,6 @@ _WHERE = {
     "available_methods": "labelproof.methods:available_methods",
     "estimate_noise": "labelproof.issues:estimate_noise",
     "find_issues": "labelproof.issues:find_issues",
-    "losses": "labelproof.losses",
     "methods": "labelproof.methods",
     "networks": "labelproof.networks",
     "noise": "labelproof.data.noise",
@@ -29,7 +28,7 @@ _WHERE = {
 __all__ = list(_WHERE)  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from labelproof import losses, methods, networks
+    from labelproof import methods, networks
     from labelproof.methods import available_methods
     from labelproof.data import noise
     from labelproof.estimators import NoisyLabelClassifier, NoisyLabelRegressor

@@ -206,7 +206,7 @@ def as_tensor(item: Any, index: int) -> Tensor:
         pixels = np.array(item)
         return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     array = np.asarray(item)
-    if array.dtype == object:
+    if array.dtype.kind not in "biuf":
         raise ValueError(f"sample {index} is a {type(item).__name__}: inputs must be arrays, tensors or PIL images")
     return torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32))
 

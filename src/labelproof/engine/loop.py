@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from labelproof.core.method import Method
@@ -29,6 +28,7 @@ from labelproof.engine.evidence import Evidence, Tally
 from labelproof.engine.fitted import Fitted
 from labelproof.engine.guards import check_network
 from labelproof.engine.inputs import Inputs, digest, input_shape, prepare
+from labelproof.engine.launch import launch
 from labelproof.engine.logs import Progress, tensorboard_writer, write_metrics
 from labelproof.engine.settings import Settings
 from labelproof.engine.training import Training, scan
@@ -113,19 +113,6 @@ def fit(
         if writer is not None:
             writer.close()
         return loop.result()
-
-
-def launch(settings: Settings) -> Fabric:
-    """Fabric for the settings: the device, and one process per device if there are several."""
-    strategy: Any = "auto"
-    if settings.devices > 1:
-        # rows of per-sample state are synchronised where they are written: a broadcast would overwrite them
-        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend=None)
-    precision: Any = settings.precision
-    fabric = Fabric(accelerator=settings.device, devices=settings.devices, strategy=strategy, precision=precision)
-    if settings.devices > 1:
-        fabric.launch()
-    return fabric
 
 
 class _Loop:

@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` runs the main job, `make test` passes the tests. Both set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow lint types check bench clean chromium
+
+demo: $(READY)  ## train three methods on noisy digits, print a table, write demo-out/report.html
+	$(BIN)/labelproof demo --out demo-out
+
+test: $(READY) chromium  ## the test suite, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+
+test-slow: $(READY) chromium  ## the tests that take longer
+	$(BIN)/python -m pytest -n 2 -q -m slow
+
+lint: $(READY)  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## static types, strict
+	$(BIN)/mypy
+
+check: lint types test  ## what a commit must pass
+
+bench: $(READY)  ## the engine against a hand-written loop, ratios in one run
+	$(BIN)/python benchmarks/overhead.py --out benchmarks/results/overhead.json
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "labelproof needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+# The report is tested in a real browser. Where it cannot be installed those tests skip and say so.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	 { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	 echo "no Chromium found and none could be installed: the browser tests will skip"
+
+clean:
+	rm -rf .venv demo-out runs build dist src/*.egg-info

@@ -1,0 +1,131 @@
+"""What the engine costs over a hand-written loop, as ratios taken in one run.
+
+    python benchmarks/overhead.py --out benchmarks/results/overhead.json
+
+The plain loop is what one would write for this very network, data and batch: uint8 images in memory, a gather, a
+standardisation, forward, cross-entropy, backward, SGD with momentum. It keeps no record of anything. Each round times
+one epoch of each contender, in rotating order, after a warm-up round; the ratio is taken within the round. Peak memory
+is that of a process of its own per contender.
+
+Bounds: engine with cross-entropy <= 1.05 x plain loop; ELR <= 1.10 x engine with cross-entropy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from labelproof.data import catalog
+from labelproof.engine.inputs import input_shape
+from labelproof.engine.loop import fit
+from labelproof.engine.settings import Settings
+from labelproof.methods import METHODS
+from labelproof.networks import build
+
+BATCH, LR, MOMENTUM, DECAY = 128, 0.02, 0.9, 5e-4
+
+
+def plain(data: Any, seed: int) -> float:
+    """One epoch of the hand-written loop; seconds."""
+    torch.manual_seed(seed)
+    net = build("cnn", input_shape(data), data.num_classes)
+    optimizer = torch.optim.SGD(net.parameters(), LR, momentum=MOMENTUM, weight_decay=DECAY)
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    mean, std = float(data.x.mean()), float(data.x.std())
+    total = torch.zeros(())
+    began = time.perf_counter()
+    order = torch.randperm(len(x))
+    for at in range(0, len(x), BATCH):
+        rows = order[at : at + BATCH]
+        loss = nn.functional.cross_entropy(net((x[rows].float() - mean) / std), y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach()
+    return time.perf_counter() - began
+
+
+def engine(name: str) -> Callable[[Any, int], float]:
+    """One epoch of the engine with a method; seconds, the end of the epoch included, setting up excluded."""
+
+    def run(data: Any, seed: int) -> float:
+        how = Settings(
+            epochs=1, batch_size=BATCH, lr=LR, momentum=MOMENTUM, weight_decay=DECAY, seed=seed, device="cpu"
+        )
+        return float(
+            fit(METHODS[name](), lambda k: build("cnn", input_shape(data), data.num_classes), data, how).history[0][
+                "seconds"
+            ]
+        )
+
+    return run
+
+
+CONTENDERS: dict[str, Callable[[Any, int], float]] = {"plain": plain, "ce": engine("ce"), "elr": engine("elr")}
+
+
+def ratios(data: Any, rounds: int) -> dict[str, Any]:
+    """Per-round ratios: quartiles of each."""
+    names, seconds = list(CONTENDERS), {n: [] for n in CONTENDERS}
+    for r in range(rounds + 1):
+        for name in names[r % 3 :] + names[: r % 3]:
+            took = CONTENDERS[name](data, r)
+            if r:
+                seconds[name].append(took)
+    pairs = {"ce / plain": ("ce", "plain"), "elr / ce": ("elr", "ce")}
+    out: dict[str, Any] = {"seconds_per_epoch": {n: statistics.median(s) for n, s in seconds.items()}}
+    for label, (a, b) in pairs.items():
+        each = [x / y for x, y in zip(seconds[a], seconds[b], strict=True)]
+        low, mid, high = statistics.quantiles(each, n=4)
+        out[label] = {"median": mid, "quartiles": [low, high], "rounds": len(each)}
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--samples", type=int, default=12_800)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory-of", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = catalog.load("mnist").take(np.arange(args.samples))
+    if args.memory_of:
+        CONTENDERS[args.memory_of](data, 0)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    result = ratios(data, args.rounds)
+    result["peak_memory_mb"] = {
+        name: round(float(subprocess.run([sys.executable, __file__, "--samples", str(args.samples), "--memory-of", name],
+                                         capture_output=True, text=True, check=True).stdout), 1)
+        for name in CONTENDERS
+    }  # fmt: skip
+    result["settings"] = {
+        "network": "cnn",
+        "data": f"mnist[:{args.samples}]",
+        "batch_size": BATCH,
+        "threads": args.threads,
+    }
+    result["torch"] = torch.__version__
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,417 @@
+"""The command line: `labelproof demo | train | find | inject | methods | data | report`.
+
+Flags are made from signatures: those of training from `Settings`, those of a method from its constructor. So a flag,
+its type, its default and its help stand in one place, next to the code that uses it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+from docstring_parser import parse as parse_docstring
+from rich.console import Console
+from rich.table import Table
+
+import labelproof
+from labelproof.core.registry import did_you_mean
+from labelproof.engine.settings import Settings
+from labelproof.methods import METHODS, available_methods, get_method
+
+EXAMPLES = {
+    "demo": "labelproof demo",
+    "train": "labelproof train flowers.csv --label species --method co-teaching --noise-rate 0.2\n"
+    "  labelproof train mnist --noise symmetric:0.5 --method elr --lam 3\n"
+    "  labelproof train photos/ --epochs 20 --out runs/photos     # one folder per class",
+    "find": "labelproof find flowers.csv --label species --out issues.csv",
+    "inject": "labelproof inject flowers.csv --label species --noise pairflip:0.45 --out noisy.parquet",
+    "methods": "labelproof methods",
+    "data": "labelproof data",
+    "report": "labelproof report runs/mnist-elr-seed0",
+}
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Answers a misspelt flag with the one that was probably meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        unknown = [a.split("=")[0] for a in sys.argv[1:] if a.startswith("--") and f"{a.split('=')[0]}" in message]
+        if "nrecognized arguments" in message and unknown:
+            flags = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
+            message = f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)} See {self.prog} --help"
+        _stop(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status.
+
+    Args:
+        argv: the words after `labelproof`; those of the process if `None`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    warnings.showwarning = _show_warning
+    if not words or words[0] in {"-h", "--help", "help"}:
+        _overview()
+        return 0
+    if words[0] == "--version":
+        Console().print(labelproof.__version__, highlight=False)
+        return 0
+    if words[0] not in COMMANDS:
+        _stop(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)} See labelproof --help")
+    build, run = COMMANDS[words[0]]
+    parser = _Parser(
+        prog=f"labelproof {words[0]}",
+        description=inspect.getdoc(run),
+        epilog=f"example:\n  {EXAMPLES[words[0]]}",
+        formatter_class=jsonargparse.DefaultHelpFormatter,
+        default_meta=False,
+    )
+    words = [_dashes(w) for w in words[1:]]
+    build(parser, words)
+    args = vars(parser.parse_args(words))
+    try:
+        run(**args)
+    except (ValueError, OSError, ImportError) as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        _stop("stopped; a run with checkpoints goes on with --resume")
+    return 0
+
+
+def _dashes(word: str) -> str:
+    flag, eq, value = word.partition("=")
+    return flag.replace("_", "-") + eq + value if flag.startswith("--") else word
+
+
+def _stop(message: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(message)}", highlight=False)
+    raise SystemExit(2)
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/] {_plain(str(message))}", highlight=False)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _overview() -> None:
+    console = Console()
+    console.print(
+        f"[bold]labelproof {labelproof.__version__}[/]  train models that survive wrong labels, and find them\n"
+    )
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, (_, run) in COMMANDS.items():
+        table.add_row(f"[bold]{name}[/]", (inspect.getdoc(run) or "").split("\n")[0])
+    console.print(table)
+    console.print("\nStart with [bold]labelproof demo[/]; [bold]labelproof COMMAND --help[/] explains each.")
+
+
+def _add_signature(parser: Any, source: Callable[..., Any], title: str, skip: Sequence[str] = ()) -> None:
+    """One flag per keyword argument of a constructor, its help from the docstring."""
+    described = {p.arg_name: p.description for p in parse_docstring(inspect.getdoc(source) or "").params}
+    init = source.__init__ if inspect.isclass(source) else source
+    hints = typing.get_type_hints(init)
+    group = parser.add_argument_group(title)
+    for name, p in inspect.signature(init).parameters.items():
+        if name == "self" or name in skip:
+            continue
+        text = " ".join((described.get(name) or "").split()).replace("`", "")
+        flag = "--" + name.replace("_", "-")
+        if hints[name] is bool:
+            group.add_argument(flag, dest=name, action="store_true", help=text)
+        else:
+            group.add_argument(flag, dest=name, type=hints[name], default=p.default, help=text)
+
+
+def _add_data(parser: Any) -> None:
+    parser.add_argument(
+        "data",
+        help="a CSV or Parquet file, an .npz file, a folder with one folder per class, or a named data set "
+        "(see: labelproof data)",
+    )
+    group = parser.add_argument_group("reading the data")
+    group.add_argument("--label", type=str | None, help="the label column; found by itself if it is called label")
+    group.add_argument("--task", type=str, default="auto", help="auto, classification or regression")
+    group.add_argument("--id-column", dest="id_column", type=str | None, help="column that names each sample")
+    group.add_argument("--image-column", dest="image_column", type=str | None, help="column of image bytes or paths")
+    group.add_argument("--image-size", dest="image_size", type=int | None, help="resize images to this many pixels")
+    group.add_argument("--truth", type=str | None, help="column of true labels, if there is one: only measured with")
+    group.add_argument("--subset", type=int | None, help="use that many samples only, a fixed random choice")
+    group.add_argument("--data-dir", dest="data_dir", type=str | None, help="where named data sets lie")
+
+
+def _add_training(parser: Any, words: Sequence[str], method: str) -> None:
+    parser.add_argument("--method", type=str, default=method, help=f"one of {', '.join(available_methods())}")
+    parser.add_argument("--network", type=str, default="auto", help="auto (cnn for images, else mlp), mlp, cnn, cnn9, "
+                        "resnet18, resnet34 or preact-resnet18")  # fmt: skip
+    chosen = _value_of("--method", words) or method
+    if chosen in METHODS:
+        _add_signature(parser, METHODS[chosen], f"options of --method {chosen}")
+    _add_signature(parser, Settings, "training")
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str | None:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _build_train(parser: Any, words: Sequence[str]) -> None:
+    _add_data(parser)
+    parser.add_argument("--test", type=str | None, help="test data, if not a named set; never used for a choice")
+    parser.add_argument("--noise", type=str | None, help="make labels wrong first, e.g. symmetric:0.4 or pairflip:0.45")
+    parser.add_argument("--out", type=str | None, help="folder of the run; runs/DATA-METHOD-seedS if not given")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    _add_training(parser, words, "elr")
+
+
+def _build_find(parser: Any, words: Sequence[str]) -> None:
+    _add_data(parser)
+    parser.add_argument("--out", type=str, default="issues.csv", help="where the list goes: .csv, .parquet or .json")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    _add_training(parser, words, "elr")
+
+
+def _build_inject(parser: Any, words: Sequence[str]) -> None:
+    _add_data(parser)
+    parser.add_argument("--noise", type=str, required=True, help="KIND:RATE, e.g. symmetric:0.4; kinds: docs/noise.md")
+    parser.add_argument("--include-true-class", dest="include_true_class", action="store_true",
+                        help="symmetric noise may draw the true class again, as ELR and DivideMix do")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--out", type=str, required=True, help="the new file: .csv, .parquet or .npz")
+
+
+def train(**args: Any) -> None:
+    """Train a network that survives wrong labels, and list which labels are wrong.
+
+    Writes a run folder: report.html to look at, issues.csv with the list of wrong labels, metrics.csv with every
+    epoch, and checkpoints to resume from.
+    """
+    from labelproof import runs
+
+    settings, method, network = _training(args)
+    data, test = _load(args)
+    if args["noise"]:
+        data, _ = _inject(data, args["noise"], settings.seed)
+    folder = Path(
+        args["out"] or f"runs/{data.name.replace(':', '-').replace('/', '-')}-{args['method']}-seed{settings.seed}"
+    )
+    run = runs.train(
+        data,
+        method,
+        network or _network_for(data),
+        settings,
+        test=test,
+        folder=folder,
+        resume=args["resume"],
+        verbose=0 if args["quiet"] else 1,
+        tensorboard=args["tensorboard"],
+        command=_command(),
+    )
+    if not args["quiet"]:
+        _show_run(run, folder / "report.html")
+
+
+def find(**args: Any) -> None:
+    """List the wrong labels of a data set, worst first; trains what it needs to.
+
+    Each sample gets a probability of being wrong, a suggested label and a flag. The data itself is not changed.
+    """
+    from labelproof import runs
+    from labelproof.issues import save_issues
+
+    settings, method, network = _training(args)
+    data, _ = _load(args, test=False)
+    out = Path(args["out"])
+    if out.suffix not in {".csv", ".parquet", ".json"}:
+        raise ValueError(f"--out={args['out']} must end in .csv, .parquet or .json")
+    run = runs.train(data, method, network or _network_for(data), settings, verbose=0 if args["quiet"] else 1)
+    save_issues(runs.with_truth(run.issues, data), out)
+    if not args["quiet"]:
+        _show_run(run, out)
+
+
+def inject(**args: Any) -> None:
+    """Write a copy of a data set with wrong labels put in on purpose.
+
+    The input is not changed. The new file keeps the old labels beside the new ones; the realised noise rate, the
+    transition matrix and a hash of the labels are printed.
+    """
+    from labelproof.data.readers import write_table
+
+    data, _ = _load(args, test=False)
+    options = {"include_true_class": True} if args["include_true_class"] else {}
+    noisy, made = _inject(data, args["noise"], args["seed"], **options)
+    write_table(args["data"], noisy, args["out"])
+    console = Console(soft_wrap=True)
+    console.print(str(made), highlight=False, markup=False)
+    console.print(f"written to {args['out']}", highlight=False)
+
+
+def methods(**_: Any) -> None:
+    """List the training methods: what each is, where it comes from, what it costs."""
+    table = Table(box=None, padding=(0, 2))
+    for column in ("name", "method", "paper", "task", "cost", "options"):
+        table.add_column(column, overflow="fold")
+    for name in available_methods():
+        m = METHODS[name]
+        options = ", ".join(f"{k}={v}" for k, v in m().get_params().items())
+        table.add_row(f"[bold]{name}[/]", m.title, m.paper, ", ".join(sorted(m.tasks)), m.cost, options)
+    Console().print(table)
+
+
+def data(**args: Any) -> None:
+    """List the named data sets and where each was found."""
+    from labelproof.data import catalog
+
+    found = catalog.available(data_dir=args["data_dir"])
+    table = Table(box=None, padding=(0, 2))
+    for column in found.columns:
+        table.add_column(str(column), overflow="fold")
+    for row in found.itertuples(index=False):
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def report(**args: Any) -> None:
+    """Make the HTML report of one run, or of several side by side."""
+    from labelproof.report import write_report
+
+    path = write_report([Path(p) for p in args["run"]], Path(args["out"]) if args["out"] else None)
+    Console().print(f"written to {path}", highlight=False, soft_wrap=True)
+
+
+def demo(**args: Any) -> None:
+    """See it work: three methods on handwritten digits of which 40 % carry a wrong label.
+
+    Needs no download. Prints a table and writes a report with the list of wrong labels and pictures of them.
+    """
+    from labelproof.demo import run_demo
+
+    run_demo(Path(args["out"]), seeds=args["seeds"])
+
+
+def _build_demo(parser: Any, words: Sequence[str]) -> None:
+    parser.add_argument("--out", type=str, default="demo-out", help="folder of the results")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions, each with its own noise")
+
+
+def _build_data(parser: Any, words: Sequence[str]) -> None:
+    parser.add_argument("--data-dir", dest="data_dir", type=str | None, help="where to look")
+
+
+def _build_report(parser: Any, words: Sequence[str]) -> None:
+    parser.add_argument("run", nargs="+", help="run folders")
+    parser.add_argument("--out", type=str | None, help="the page; RUN/report.html if not given")
+
+
+def _build_nothing(parser: Any, words: Sequence[str]) -> None:
+    pass
+
+
+COMMANDS: dict[str, tuple[Callable[[Any, Sequence[str]], None], Callable[..., None]]] = {
+    "demo": (_build_demo, demo),
+    "train": (_build_train, train),
+    "find": (_build_find, find),
+    "inject": (_build_inject, inject),
+    "methods": (_build_nothing, methods),
+    "data": (_build_data, data),
+    "report": (_build_report, report),
+}
+
+
+def _training(args: dict[str, Any]) -> tuple[Settings, Any, str | None]:
+    kind = get_method(args["method"])
+    method = kind(**{name: args[name] for name in kind.param_names()})
+    settings = Settings(**{name: args[name] for name in Settings.__dataclass_fields__})
+    return settings, method, None if args["network"] == "auto" else args["network"]
+
+
+def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
+    import numpy as np
+
+    from labelproof.data import catalog
+    from labelproof.data.readers import read
+
+    options = {
+        key: args[key] for key in ("label", "task", "id_column", "image_column", "image_size", "truth", "data_dir")
+    }
+    train = read(args["data"], **options)
+    if args["subset"] is not None:
+        if not 2 <= args["subset"] <= len(train):
+            raise ValueError(f"--subset={args['subset']} must lie between 2 and the {len(train)} samples there are")
+        train = train.take(np.sort(np.random.default_rng(0).permutation(len(train))[: args["subset"]]))
+    if not test:
+        return train, None
+    if args.get("test"):
+        return train, read(args["test"], **options)
+    if args["data"] in set(catalog.available(data_dir=args["data_dir"])["name"]):
+        return train, catalog.load(args["data"], split="test", data_dir=args["data_dir"])
+    return train, None
+
+
+def _inject(data: Any, text: str, seed: int, **options: Any) -> tuple[Any, Any]:
+    """The data under injected noise, and what was injected."""
+    from labelproof.data import noise
+
+    if data.truth is not None:
+        raise ValueError(f"--noise {text}: the labels of {data.name} are noisy already; leave --noise out")
+    spec = noise.parse(text)
+    x = data.x if data.is_array else None
+    classes = {} if data.classes is None else {"num_classes": data.num_classes}
+    made = noise.inject(data.y, spec.kind, spec.rate, seed=seed, x=x, **classes, **options)
+    return data.relabelled(made.labels, **made.record()), made
+
+
+def _network_for(data: Any) -> str:
+    from labelproof.engine.inputs import input_shape
+
+    return "cnn" if len(input_shape(data)) == 3 else "mlp"
+
+
+def _command() -> str:
+    import shlex
+
+    return "labelproof " + shlex.join(sys.argv[1:])
+
+
+def _show_run(run: Any, written: Path) -> None:
+    console, result, issues = Console(), run.result, run.issues
+    lines = []
+    if "test_accuracy" in result:
+        lines.append(f"test accuracy after the last epoch  [bold]{result['test_accuracy']:.2%}[/]")
+    if "test_rmse" in result:
+        lines.append(f"test RMSE after the last epoch  [bold]{result['test_rmse']:.4g}[/]")
+    if "test_accuracy_at_best_val" in result:
+        lines.append(
+            f"at the best noisy validation (epoch {result['best_val_epoch']})  {result['test_accuracy_at_best_val']:.2%}"
+        )
+    if run.noise is not None:
+        low, high = run.noise.interval
+        lines.append(f"labels estimated wrong  [bold]{run.noise.rate:.1%}[/]  (95 % interval {low:.1%} to {high:.1%})")
+    lines.append(f"labels flagged  [bold]{int(issues['flagged'].sum()):,}[/] of {len(issues):,}")
+    if "average_precision" in result:
+        lines.append(f"average precision of the list  {result['average_precision']:.3f}")
+    console.print("\n".join(lines), highlight=False)
+    table = Table(box=None, padding=(0, 2), title="most suspicious", title_justify="left")
+    for column in ("rank", "id", "given", "suggested", "p_wrong"):
+        table.add_column(column)
+    for row in issues.head(10).itertuples():
+        table.add_row(str(row.rank), str(row.id), str(row.given), str(row.suggested), f"{row.p_wrong:.3f}")
+    console.print(table, highlight=False)
+    console.print(f"written to {written}", highlight=False, soft_wrap=True)

@@ -1,0 +1,300 @@
+"""Reading a user's own data: CSV, Parquet, .npz, a folder with one folder per class, or a named data set.
+
+Writing a copy with other labels is `write_table`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from labelproof.core.registry import did_you_mean
+from labelproof.data import catalog
+from labelproof.data.dataset import Data
+from labelproof.data.files import CSV, NPZ, PARQUET, class_folders, has_ending, id_values, read_arrays, read_frame
+from labelproof.data.images import MAX_BYTES, SUFFIXES, ImageFiles, load_images
+from labelproof.data.tables import column, encode_labels, feature_matrix, label_column, listed, refuse_missing
+from labelproof.data.writers import ORIGINAL, write_table
+
+__all__ = ["read", "write_table"]
+
+
+@dataclass(frozen=True)
+class _Options:
+    label: str | None
+    id_column: str | None
+    image_column: str | None
+    image_size: int | tuple[int, int] | None
+    truth: str | None
+    drop: Sequence[str]
+    task: str
+    max_bytes: int
+    like: Data | None
+
+    def refuse(self, source: str, *names: str) -> None:
+        """Raise if an option was given that means nothing for this source."""
+        for name in names:
+            value = getattr(self, name)
+            if value not in (None, ()):
+                raise ValueError(f"{name}={value!r} means nothing for {source}: leave it out")
+
+    @property
+    def asked_task(self) -> str:
+        if self.like is None:
+            return self.task
+        return "regression" if self.like.classes is None else "classification"
+
+
+def read(
+    source: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    id_column: str | None = None,
+    image_column: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    truth: str | None = None,
+    drop: Sequence[str] = (),
+    task: str = "auto",
+    like: Data | None = None,
+    max_bytes: int = MAX_BYTES,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Data:
+    r"""A labelled data set out of a file, a folder or a name.
+
+    - **CSV** (`.csv`, `.csv.gz`) and **Parquet** (`.parquet`, `.pq`): either feature columns, or one column of images,
+      as bytes or as paths relative to the file. Numbers stay as they are, booleans become 0 and 1, text with up to 50
+      distinct values becomes one 0/1 column per value. Beside images, other columns are not used.
+    - **.npz**: arrays `x` (or `X`) and `y`, and `ids` if there are any. Images are `(N, H, W)`, `(N, H, W, C)` or
+      `(N, C, H, W)` of uint8, C = 1 or 3.
+    - **A folder** with one folder of images per class; ids are paths inside it.
+    - **A name** that `labelproof.data.catalog.load` knows: its training part. Names win over files; write `./mnist`
+      for a folder called so.
+
+    Args:
+        source: what to read.
+        label: column (or .npz array) of the given labels. Else the only one called label, target, class or y.
+        id_column: column that names each sample; else one called `id`, else the row numbers.
+        image_column: column of images, if it is not plain which one.
+        image_size: resize images to this many pixels a side, or to (height, width).
+        truth: column of true labels, where they are known: coded like the labels, used only to measure.
+        drop: columns to leave out of the features. `label_original`, which `write_table` adds, never is one.
+        task: "classification", "regression" or "auto": labels with fractions and more than 20 distinct values make a
+            regression, all others a classification (but if more than half of all rows have labels of their own, that
+            is an error: they are ids, text or numbers to predict).
+        like: code labels and features as in this data set, for a test file.
+        max_bytes: decode images into memory up to this size (4 GiB); beyond it they are decoded as they are used.
+        data_dir: where named data sets lie, see `labelproof.data.catalog.load`.
+
+    Returns:
+        The data: features float32 `(N, D)`, or images uint8 `(N, C, H, W)` (grey if all are grey, otherwise RGB).
+
+    Raises:
+        ValueError: anything that does not fit. The message names file, column and row, and says what to do.
+        FileNotFoundError: there is no such file, or a named data set was not found.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "fruit.csv"
+    >>> _ = path.write_text("weight,colour,label\n150,red,apple\n120,yellow,banana\n155,green,apple\n")
+    >>> data = read(path)
+    >>> data.columns, data.classes[data.y].tolist()
+    (['weight', 'colour=green', 'colour=red', 'colour=yellow'], ['apple', 'banana', 'apple'])
+    """
+    options = _Options(label, id_column, image_column, image_size, truth, tuple(drop), task, max_bytes, like)
+    if isinstance(source, str) and source in catalog.NAMES:
+        every = ("label", "id_column", "image_column", "image_size", "truth", "drop")
+        options.refuse(f"the named data set {source}", *every)
+        return catalog.load(source, data_dir=data_dir)
+    path = Path(source)
+    if path.is_dir():
+        return _read_folder(path, options)
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise FileNotFoundError(f"{path} does not exist (looked in {Path.cwd()})")
+        raise ValueError(
+            f"{str(source)!r} is neither a file, a folder nor a named data set"
+            f"{did_you_mean(str(source), catalog.NAMES)} There are: {', '.join(catalog.NAMES)}"
+        )
+    if has_ending(path, CSV + PARQUET):
+        return _read_table(path, options)
+    if has_ending(path, NPZ):
+        return _read_npz(path, options)
+    known = ", ".join(CSV + PARQUET + NPZ)
+    raise ValueError(f"{path.name}: files are read by their ending, and {path.suffix!r} is not among {known}")
+
+
+def _read_table(path: Path, options: _Options) -> Data:
+    frame, origin = read_frame(path), path.name
+    label = label_column(frame, options.label, origin)
+    truth = column(frame, options.truth, "truth", origin)
+    id_column, ids = id_values(frame, options.id_column, origin)
+    labels = encode_labels(
+        frame[label],
+        task=options.asked_task,
+        origin=origin,
+        truth=None if truth is None else frame[truth],
+        classes=None if options.like is None else options.like.classes,
+    )
+    for name in options.drop:
+        column(frame, name, "drop", origin)
+    unused = {label, truth, id_column, ORIGINAL, *options.drop}
+    rest = frame[[name for name in frame.columns if name not in unused]]
+    image = _image_column(rest, column(rest, options.image_column, "image_column", origin), origin)
+    x: NDArray[Any] | ImageFiles
+    if image is not None:
+        sources = _image_sources(rest[image], path)
+        x = load_images(sources, origin=origin, image_size=options.image_size, max_bytes=options.max_bytes)
+        columns: list[str] = []
+    else:
+        options.refuse(f"{origin}, which has no image column", "image_size")
+        x, columns = feature_matrix(rest, origin=origin, like=None if options.like is None else options.like.columns)
+    return Data(
+        x=x,
+        y=labels.y,
+        classes=labels.classes,
+        truth=labels.truth,
+        name=path.name.split(".")[0],
+        columns=columns,
+        target_name=label,
+        **({} if ids is None else {"ids": ids}),
+    )
+
+
+def _image_column(frame: pd.DataFrame, asked: str | None, origin: str) -> str | None:
+    if asked is not None:
+        return asked
+    found = [str(name) for name, values in frame.items() if _holds_images(values)]
+    if len(found) > 1:
+        raise ValueError(f"columns {listed(found)} of {origin} each hold images: choose one with image_column=")
+    return found[0] if found else None
+
+
+def _holds_images(values: pd.Series[Any]) -> bool:
+    """Bytes, the {bytes, path} pairs of Hugging Face, or text of which every entry ends like an image file."""
+    present = values.dropna()
+    if present.empty or pd.api.types.is_numeric_dtype(values.dtype):
+        return False
+    if isinstance(present.iloc[0], str):
+        return all(str(value).lower().endswith(SUFFIXES) for value in present)
+    return isinstance(_encoded(present.iloc[0]), bytes)
+
+
+def _encoded(value: Any) -> Any:
+    return value.get("bytes") if isinstance(value, dict) else value
+
+
+def _image_sources(values: pd.Series[Any], path: Path) -> list[Path | bytes]:
+    name = str(values.name)
+    refuse_missing(values, name, path.name, "drop those rows, or put the images in")
+    sources: list[Path | bytes] = []
+    for row, value in enumerate(map(_encoded, values)):
+        if isinstance(value, bytes):
+            sources.append(value)
+        elif isinstance(value, str):
+            sources.append(path.parent / value)
+        else:
+            raise ValueError(
+                f"image_column={name!r} of {path.name} holds a {type(value).__name__} in row {row}, "
+                "neither the bytes of an image file nor a path"
+            )
+    return sources
+
+
+def _read_npz(path: Path, options: _Options) -> Data:
+    options.refuse(path.name, "image_column", "image_size", "drop")
+    arrays = read_arrays(path)
+    x_name = "X" if "X" in arrays and "x" not in arrays else "x"
+    y_name = options.label or "y"
+    wanted = [name for name in (x_name, y_name, options.truth, options.id_column) if name is not None]
+    for name in wanted:
+        if name not in arrays:
+            raise ValueError(
+                f"{path.name} has no array {name!r}{did_you_mean(name, arrays)} It has: {listed(list(arrays))}. "
+                "Save it with np.savez(path, x=inputs, y=labels)"
+            )
+    given = arrays[y_name]
+    if not len(given):
+        raise ValueError(f"{path.name} has no rows")
+    ids = arrays.get(options.id_column or "ids")
+    common: dict[str, Any] = {"name": path.stem, "target_name": y_name, **({} if ids is None else {"ids": ids})}
+    x = _inputs(arrays[x_name], path.name)
+    if given.ndim == 2 and given.shape[1] > 1:
+        truth = None if options.truth is None else arrays[options.truth]
+        return Data(x=x, y=_many_targets(given, path.name, options.asked_task), truth=truth, **common)
+    series = [pd.Series(arrays[name].reshape(-1), name=name) for name in (y_name, options.truth) if name is not None]
+    labels = encode_labels(
+        series[0],
+        task=options.asked_task,
+        origin=path.name,
+        truth=series[1] if len(series) > 1 else None,
+        classes=None if options.like is None else options.like.classes,
+    )
+    return Data(x=x, y=labels.y, classes=labels.classes, truth=labels.truth, **common)
+
+
+def _inputs(x: NDArray[Any], origin: str) -> NDArray[Any]:
+    """Rows `(N, D)` as float32, images as `(N, C, H, W)` uint8 (float32 if they were fractions)."""
+    whole = x.dtype.kind in "iu" and (x.size == 0 or (x.min() >= 0 and x.max() <= 255))
+    if x.ndim == 4 or (x.ndim == 3 and whole):
+        images = x[:, None] if x.ndim == 3 else x
+        if images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+            images = images.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(images, dtype=np.uint8) if whole else _finite(images, origin)
+    if x.ndim != 2:
+        raise ValueError(
+            f"x of {origin} has shape {x.shape}: it must be (N, D) rows, or (N, H, W), (N, H, W, C) or (N, C, H, W) "
+            "images; flatten anything else with x.reshape(len(x), -1)"
+        )
+    return _finite(x, origin)
+
+
+def _finite(x: NDArray[Any], origin: str) -> NDArray[np.float32]:
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"x of {origin} holds {x.dtype} values: inputs must be numbers")
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(x, dtype=np.float32)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        place = np.argwhere(bad)[0].tolist()
+        raise ValueError(
+            f"x of {origin} has {int(bad.sum())} values that are not finite (missing, infinite or too large for "
+            f"float32), the first at {place} (row first): fill them or drop those rows"
+        )
+    return numbers
+
+
+def _many_targets(given: NDArray[Any], origin: str, task: str) -> NDArray[np.float32]:
+    one_hot = bool(np.isin(given, (0, 1)).all() and (given.sum(axis=1) == 1).all())
+    if task == "classification" or given.dtype.kind != "f" or (one_hot and task == "auto"):
+        raise ValueError(
+            f"y of {origin} has shape {given.shape}: classes must be one label per sample (of one-hot rows take "
+            "y.argmax(1)); several regression targets must be floats, with task='regression' if each is 0 or 1"
+        )
+    return _finite(given, f"{origin} (array y)")
+
+
+def _read_folder(folder: Path, options: _Options) -> Data:
+    options.refuse(f"the image folder {folder}", "label", "id_column", "image_column", "truth", "drop")
+    if options.task == "regression":
+        raise ValueError(f"task='regression' does not fit {folder}: a folder per class makes a classification")
+    paths = class_folders(folder)
+    labels = encode_labels(
+        pd.Series([name for name, files in paths.items() for _ in files], name="label"),
+        task="classification",
+        origin=str(folder),
+        classes=None if options.like is None else options.like.classes,
+    )
+    files = [path for files in paths.values() for path in files]
+    return Data(
+        x=load_images(files, origin=str(folder), image_size=options.image_size, max_bytes=options.max_bytes),
+        y=labels.y,
+        classes=labels.classes,
+        ids=np.asarray([path.relative_to(folder).as_posix() for path in files]),
+        name=folder.resolve().name,
+    )

@@ -1,0 +1,244 @@
+"""Writing a copy of a data set with other labels in it; the original is never touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from labelproof.data import catalog
+from labelproof.data.dataset import Data
+from labelproof.data.files import CSV, NPZ, PARQUET, class_folders, has_ending, id_values, read_arrays, read_frame
+from labelproof.data.images import to_png
+from labelproof.data.tables import column, listed, plain
+
+ORIGINAL = "label_original"
+"""Where the labels of the original go. Readers never take this column for a feature."""
+
+_IMAGES_PER_ROW_GROUP = 5000
+
+
+def write_table(
+    source: str | os.PathLike[str],
+    data: Data,
+    path: str | os.PathLike[str],
+    *,
+    id_column: str | None = None,
+    original: str = ORIGINAL,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Path:
+    r"""Write a copy of `source` with the labels of `data`, the old ones kept in a column beside them.
+
+    All other columns come out with the values and types they had (in a CSV: the same text). So do labels that did not
+    change. CSV and Parquet may be turned into each other; an .npz stays one. An image folder and a named data set of
+    images become Parquet with columns `image` (the bytes of each file; PNG for a named set), `label`, `label_original`
+    and `id`. The file is written beside its final place and moved there when complete.
+
+    Args:
+        source: what `data` was read from, as given to `read`.
+        data: the same samples, or some of them, under other labels (`Data.relabelled`); matched by id.
+        path: the new file, ending in .csv, .csv.gz, .parquet, .pq or .npz.
+        id_column: as given to `read`.
+        original: name of the column (or .npz array) that keeps the old labels.
+        data_dir: as given to `read`.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: `data` was not read from `source`, `path` is the source itself, or its ending does not fit.
+        OSError: the file cannot be written.
+
+    >>> import tempfile
+    >>> from labelproof.data.readers import read
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "pets.csv").write_text("weight,label\n04.0,cat\n30,dog\n5,cat\n")
+    >>> data = read(folder / "pets.csv")
+    >>> noisy = data.relabelled(np.array([1, 1, 0]))
+    >>> print(write_table(folder / "pets.csv", noisy, folder / "noisy.csv").read_text())
+    weight,label,label_original
+    04.0,dog,cat
+    30,dog,dog
+    5,cat,cat
+    """
+    target, known = Path(path), CSV + PARQUET + NPZ
+    if not has_ending(target, known):
+        raise ValueError(f"path={str(path)!r} must end in one of {', '.join(known)}")
+    name = str(source)
+    if name in catalog.NAMES:
+        return _write_frame(_named(name, data, original, data_dir), target)
+    origin = Path(source)
+    if target.exists() and target.samefile(origin):
+        raise ValueError(f"path={str(path)!r} is the input itself, which stays as it is: choose another name")
+    if origin.is_dir():
+        return _write_frame(_folder(origin, data, original), target)
+    if has_ending(origin, NPZ) != has_ending(target, NPZ):
+        raise ValueError(f"{origin.name} cannot be written as {target.name}: an .npz stays one, a table stays a table")
+    if has_ending(origin, NPZ):
+        return _write_npz(origin, data, target, id_column, original)
+    if has_ending(origin, CSV) and has_ending(target, CSV):
+        return _write_csv(origin, data, target, id_column, original)
+    return _write_arrow(origin, data, target, id_column, original)
+
+
+def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
+    frame = read_frame(origin)
+    given, rows = _given(frame, data, origin, id_column, original)
+    text = pd.read_csv(origin, dtype=str, keep_default_na=False, na_filter=False)
+    header = pd.read_csv(origin, header=None, nrows=1, dtype=str, keep_default_na=False, na_filter=False)
+    at = frame.columns.get_loc(data.target_name)
+    raw = text.iloc[:, at].tolist()
+    out = text.iloc[rows].copy()
+    out[original] = out.iloc[:, at]
+    out.isetitem(at, pd.Series(map(str, _relabelled(raw, given, rows, data)), index=out.index))
+    out.columns = pd.Index([*header.iloc[0].tolist(), original])  # pandas renames repeated and empty names
+    return _atomically(target, lambda partial: out.to_csv(partial, index=False))
+
+
+def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
+    frame = read_frame(origin)
+    given, rows = _given(frame, data, origin, id_column, original)
+    table = pq.read_table(origin) if has_ending(origin, PARQUET) else pa.Table.from_pandas(frame, preserve_index=False)
+    at = table.column_names.index(data.target_name)
+    labels = _relabelled(table.column(at).to_pylist(), given, rows, data)
+    table = table.take(rows)
+    table = table.append_column(original, table.column(at))
+    table = table.set_column(at, data.target_name, _arrow(labels, table.schema.field(at).type))
+    if has_ending(target, PARQUET):
+        return _atomically(target, lambda partial: pq.write_table(table, partial))
+    for field in table.schema:
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            raise ValueError(
+                f"column {field.name!r} of {origin.name} ({field.type}) does not fit into a CSV: write Parquet"
+            )
+    flat = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return _atomically(target, lambda partial: flat.to_csv(partial, index=False))
+
+
+def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
+    arrays = read_arrays(origin)
+    if data.target_name not in arrays or original in arrays:
+        raise ValueError(
+            f"{origin.name} has the arrays {listed(list(arrays))}: {data.target_name!r} must be one, {original!r} not"
+        )
+    old = arrays[data.target_name]
+    rows = _rows(arrays.get(id_column or "ids"), len(old), data, origin.name)
+    out = {name: values[rows] if values.shape[:1] == old.shape[:1] else values for name, values in arrays.items()}
+    before = out[original] = out[data.target_name]
+    if data.classes is None:
+        new = data.y.reshape(before.shape)
+        kind = before.dtype if before.dtype.kind == "f" else np.float32
+        out[data.target_name] = np.where(before.astype(np.float32) == new, before, new).astype(kind)
+    else:
+        raw = old.reshape(-1).tolist()
+        out[data.target_name] = np.asarray(_relabelled(raw, raw, rows, data)).reshape(before.shape)
+        if before.dtype.kind not in "US":  # text may have become longer than it was
+            out[data.target_name] = out[data.target_name].astype(before.dtype)
+    return _atomically(target, lambda partial: np.savez(partial, **cast("Any", out)))
+
+
+def _named(name: str, data: Data, original: str, data_dir: str | os.PathLike[str] | None) -> pd.DataFrame:
+    source = catalog.load(name, data_dir=data_dir)
+    rows = _rows(source.ids, len(source), data, name)
+    old = source.y if source.classes is None else source.classes[source.y]
+    x = cast("NDArray[Any]", source.x)[rows]
+    frame = pd.DataFrame(x, columns=list(source.columns)) if x.ndim == 2 else pd.DataFrame({"image": map(to_png, x)})
+    return _with_labels(frame, source.ids[rows], old.reshape(-1).tolist(), rows, data, original)
+
+
+def _folder(folder: Path, data: Data, original: str) -> pd.DataFrame:
+    files = [(name, path) for name, paths in class_folders(folder).items() for path in paths]
+    ids = np.asarray([path.relative_to(folder).as_posix() for _, path in files])
+    rows = _rows(ids, len(files), data, str(folder))
+    frame = pd.DataFrame({"image": [files[row][1].read_bytes() for row in rows]})
+    return _with_labels(frame, ids[rows], [name for name, _ in files], rows, data, original)
+
+
+def _with_labels(
+    frame: pd.DataFrame, ids: NDArray[Any], old: list[Any], rows: NDArray[np.int64], data: Data, original: str
+) -> pd.DataFrame:
+    frame[data.target_name] = _relabelled(old, old, rows, data)
+    frame[original] = [old[row] for row in rows]
+    frame["id"] = ids
+    return frame
+
+
+def _write_frame(frame: pd.DataFrame, target: Path) -> Path:
+    if has_ending(target, PARQUET):
+        group = _IMAGES_PER_ROW_GROUP if "image" in frame else None
+        return _atomically(target, lambda partial: frame.to_parquet(partial, index=False, row_group_size=group))
+    if has_ending(target, NPZ) or "image" in frame:
+        fitting = "Parquet" if "image" in frame else "CSV or Parquet"
+        raise ValueError(f"{target.name} does not fit this data set: it is written to {fitting}")
+    return _atomically(target, lambda partial: frame.to_csv(partial, index=False))
+
+
+def _given(
+    frame: pd.DataFrame, data: Data, origin: Path, id_column: str | None, original: str
+) -> tuple[list[Any], NDArray[np.int64]]:
+    """The labels of the whole source as the reader understands them, and the rows that `data` has."""
+    label = column(frame, data.target_name, "data.target_name", origin.name)
+    if original in frame.columns:
+        raise ValueError(
+            f"{origin.name} has a column {original!r} already: keep the labels under another name (original=)"
+        )
+    _, ids = id_values(frame, id_column, origin.name)
+    return plain(frame[label]).tolist(), _rows(ids, len(frame), data, origin.name)
+
+
+def _rows(ids: NDArray[Any] | None, count: int, data: Data, origin: str) -> NDArray[np.int64]:
+    """The row of each sample of `data` in a source with these ids (`None`: they are row numbers)."""
+    rows = pd.Index(np.arange(count) if ids is None else ids).get_indexer(pd.Index(data.ids))
+    if (rows < 0).any():
+        raise ValueError(
+            f"sample {data.ids[int((rows < 0).argmax())]!r} is not in {origin}: data must have been read from it, with "
+            "the same id_column="
+        )
+    return rows.astype(np.int64)
+
+
+def _relabelled(raw: Sequence[Any], given: Sequence[Any], rows: NDArray[np.int64], data: Data) -> list[Any]:
+    """New labels, written the way the source writes them.
+
+    Args:
+        raw: every label of the source as it stands there (in a CSV, text).
+        given: the same as the reader understands them.
+        rows: rows of the source that `data` has.
+        data: the new labels.
+    """
+    if data.classes is None:  # targets were rounded to float32 on reading: what rounds to the same is unchanged
+        targets = data.y[:, 0]
+        return [
+            raw[row] if np.float32(given[row]) == new else float(str(new))
+            for row, new in zip(rows, targets, strict=True)
+        ]
+    written = dict(zip(reversed(given), reversed(raw), strict=True))
+    labels = data.classes[data.y].tolist()
+    return [raw[row] if given[row] == new else written.get(new, new) for row, new in zip(rows, labels, strict=True)]
+
+
+def _arrow(values: list[Any], kind: Any) -> Any:
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a target with fractions in a column of integers
+        return pa.array([float(value) for value in values])
+
+
+def _atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write beside `path`, then move there: a reader, or a kill, never meets half of a file."""
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

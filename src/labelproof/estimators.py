@@ -1,0 +1,276 @@
+"""The scikit-learn face: `NoisyLabelClassifier` and `NoisyLabelRegressor`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
+
+from labelproof.core.method import Method
+from labelproof.data.dataset import Data, MapStyle
+from labelproof.engine.settings import Settings
+from labelproof.methods import get_method
+from labelproof.networks.factory import NetworkLike
+from labelproof.runs import Run, train
+
+_SETTINGS = (
+    "epochs batch_size lr optimizer momentum weight_decay schedule clip precision device validation_fraction "
+    "early_stopping patience augment workers"
+).split()
+
+
+class _NoisyLabelEstimator(BaseEstimator):  # type: ignore[misc]
+    """What both estimators share."""
+
+    _default_method: ClassVar[str]
+    run_: Run
+
+    def __init__(
+        self,
+        *,
+        method: str | Method = "auto",
+        network: NetworkLike = "mlp",
+        epochs: int = 30,
+        batch_size: int = 128,
+        lr: float | None = None,
+        optimizer: str = "sgd",
+        momentum: float = 0.9,
+        weight_decay: float | None = None,
+        schedule: str = "cosine",
+        clip: float | None = None,
+        precision: str = "32-true",
+        validation_fraction: float | None = None,
+        early_stopping: bool = False,
+        patience: int = 10,
+        augment: str = "auto",
+        workers: int = 0,
+        noise_rate: float | None = None,
+        random_state: Any = 0,
+        device: str = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.method = method
+        self.network = network
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.optimizer = optimizer
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.clip = clip
+        self.precision = precision
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.patience = patience
+        self.augment = augment
+        self.workers = workers
+        self.noise_rate = noise_rate
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters; `method__lam=3` reaches the method also where it was given by name."""
+        if any(name.startswith("method__") for name in params):
+            params["method"] = self._resolve(params.get("method", self.method))
+        return super().set_params(**params)
+
+    def find_issues(self) -> pd.DataFrame:
+        """The list of wrong labels among the training data, worst first: one row per sample.
+
+        Returns:
+            Columns `id` (row number, or the data frame's index), `given`, `suggested` (in the values of `y`),
+            `p_wrong` in [0, 1], `rank` from 1, `flagged`, and evidence.
+
+        Raises:
+            sklearn.exceptions.NotFittedError: `fit` has not been called.
+        """
+        check_is_fitted(self, "run_")
+        return self.run_.issues.copy()
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        """One dict per epoch: loss, agreement with the given labels, validation score, seconds ..."""
+        check_is_fitted(self, "run_")
+        return self.run_.fitted.history
+
+    def _resolve(self, method: Any) -> Method:
+        if isinstance(method, str):
+            return get_method(self._default_method if method == "auto" else method)()
+        if not isinstance(method, Method):
+            raise ValueError(f"method={method!r} must be a name of lp.available_methods() or a Method instance")
+        return method
+
+    def _method(self) -> Method:
+        method = self._resolve(self.method)
+        if self.noise_rate is None:
+            return method
+        if "noise_rate" not in method.param_names():
+            raise ValueError(f"method={self.method!r} has no use for noise_rate={self.noise_rate!r}: leave it out")
+        return type(method)(**{**method.get_params(), "noise_rate": self.noise_rate})
+
+    def _fit(self, data: Data) -> None:
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31)
+        settings = Settings(**{name: getattr(self, name) for name in _SETTINGS}, seed=int(seed))
+        self.run_ = train(data, self._method(), self.network, settings, verbose=self.verbose)
+
+    def _inputs(self, X: Any, *, reset: bool) -> NDArray[Any] | MapStyle:
+        """Rows and images as arrays, checked; map-style data sets as they are."""
+        if _is_dataset(X):
+            return X  # type: ignore[no-any-return]
+        if getattr(X, "ndim", 2) == 2:
+            return validate_data(self, X, dtype=np.float32, reset=reset)  # type: ignore[no-any-return]
+        x = check_array(X, dtype=None, allow_nd=True, input_name="X")
+        if reset:
+            self.n_features_in_ = int(np.prod(x.shape[1:]))
+        return x if x.dtype == np.uint8 else x.astype(np.float32)  # type: ignore[no-any-return]
+
+    def _ids(self, X: Any, n: int) -> NDArray[Any]:
+        index = getattr(X, "index", None)
+        return np.asarray(index) if isinstance(index, pd.Index) and index.is_unique else np.arange(n)
+
+    def _labels(self, X: Any, y: Any) -> Any:
+        if y is not None:
+            return y
+        if not _is_dataset(X):
+            raise ValueError(
+                f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y) needs the labels"
+            )
+        for name in ("targets", "labels"):
+            if hasattr(X, name):
+                return getattr(X, name)
+        return [item[1] for item in (X[i] for i in range(len(X)))]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.non_deterministic = False
+        return tags
+
+
+class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):  # type: ignore[misc]
+    """Train a classifier on labels some of which are wrong, and list which.
+
+    Args:
+        method: a name of `lp.available_methods()` or an instance such as `lp.methods.ELR(lam=3, beta=0.7)`;
+            `"auto"` is `"elr"`. Hyper-parameters work in `GridSearchCV` as `method__lam` etc.
+        network: a name of `lp.networks.available()`, an `nn.Module`, or a callable that returns one.
+        epochs: passes over the data.
+        batch_size: samples per step.
+        lr: learning rate; the optimiser's default if `None`.
+        optimizer: `"sgd"`, `"adam"` or `"adamw"`.
+        momentum: of sgd.
+        weight_decay: the optimiser's default if `None`.
+        schedule: of the learning rate, e.g. `"cosine"`, `"constant"`, `"multistep:40,80:0.01"`.
+        clip: largest gradient norm per network, none if `None`.
+        precision: `"32-true"`, `"bf16-mixed"`, `"16-mixed"` or `"64-true"`.
+        validation_fraction: share held out, with its noisy labels; 0.1 with early stopping, else 0.
+        early_stopping: stop when the held-out score stalls for `patience` epochs, and keep the best epoch.
+        patience: see there.
+        augment: `"auto"` (crop and flip for colour images), `"none"`, `"crop"` or `"crop-flip"`.
+        workers: loading processes for map-style data sets.
+        noise_rate: estimated share of wrong labels, for methods that ask for it.
+        random_state: seed, `RandomState` or `None`.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        verbose: 0 is silent, 1 shows progress.
+
+    Attributes:
+        classes_: `(K,)` the labels, sorted.
+        history_: one dict per epoch.
+        run_: everything else the run left.
+
+    Raises:
+        ValueError: on `fit`, where a parameter or the data is unusable; the message says why and what to do.
+
+    >>> from sklearn.datasets import load_digits
+    >>> import labelproof as lp
+    >>> X, y = load_digits(return_X_y=True)
+    >>> noisy = lp.noise.inject(y, "symmetric", 0.3, seed=0)
+    >>> clf = lp.NoisyLabelClassifier(method="elr", epochs=15).fit(X, noisy.labels)
+    >>> clf.score(X, y) > 0.9
+    True
+    >>> clf.find_issues().head(300)["id"].isin(noisy.changed.nonzero()[0]).mean() > 0.95
+    True
+    """
+
+    _default_method = "elr"
+
+    def fit(self, X: Any, y: ArrayLike | None = None) -> NoisyLabelClassifier:
+        """Train.
+
+        Args:
+            X: `(N, D)` rows, `(N, C, H, W)` images (uint8 or float), a data frame of numbers, or a map-style data
+                set of inputs or of `(input, label)` pairs.
+            y: `(N,)` labels of any kind; may be left out where the data set carries them.
+        """
+        x = self._inputs(X, reset=True)
+        labels = column_or_1d(np.asarray(self._labels(X, y)), warn=True)
+        check_classification_targets(labels)
+        _same_length(x, labels)
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        names = [str(n) for n in getattr(self, "feature_names_in_", [])]
+        self._fit(Data(x, codes.astype(np.int64), classes=self.classes_, ids=self._ids(X, len(codes)), columns=names))
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """`(n, K)` class probabilities, columns in the order of `classes_`."""
+        check_is_fitted(self, "run_")
+        return self.run_.fitted.predict(self._inputs(X, reset=False))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """`(n,)` labels, in the values of `y`."""
+        return self.classes_[self.predict_proba(X).argmax(1)]  # type: ignore[no-any-return]
+
+
+class NoisyLabelRegressor(RegressorMixin, _NoisyLabelEstimator):  # type: ignore[misc]
+    """Train a regressor on targets some of which are corrupted, and list which.
+
+    Parameters and attributes are those of `NoisyLabelClassifier`, with a method for regression (`"auto"` is
+    `"co-teaching"`). Targets are scaled by median and median absolute deviation, so that units do not matter and gross
+    errors do not stretch the scale.
+
+    >>> import numpy as np
+    >>> import labelproof as lp
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(500, 5)); y = X.sum(1)
+    >>> bad = rng.permutation(500)[:50]; noisy = y.copy(); noisy[bad] += 100
+    >>> reg = lp.NoisyLabelRegressor(method="co-teaching", noise_rate=0.1, lr=0.01).fit(X, noisy)
+    >>> set(reg.find_issues().head(50)["id"]) == set(bad)
+    True
+    """
+
+    _default_method = "co-teaching"
+
+    def fit(self, X: Any, y: ArrayLike | None = None) -> NoisyLabelRegressor:
+        """Train on `(N, D)` rows or other inputs and `(N,)` or `(N, T)` targets."""
+        x = self._inputs(X, reset=True)
+        targets = check_array(self._labels(X, y), dtype=np.float32, ensure_2d=False, input_name="y")
+        _same_length(x, targets)
+        self._columns = targets.ndim
+        self._fit(Data(x, targets.reshape(len(targets), -1), ids=self._ids(X, len(targets)), target_name="target"))
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float32]:
+        """`(n,)` or `(n, T)` predictions, as `y` was given, in its units."""
+        check_is_fitted(self, "run_")
+        out = self.run_.fitted.predict(self._inputs(X, reset=False))
+        return out[:, 0] if self._columns == 1 else out
+
+
+def _is_dataset(X: Any) -> bool:
+    """A map-style data set, rather than an array, a table or nested lists of numbers."""
+    return isinstance(X, MapStyle) and not hasattr(X, "__array__") and not isinstance(X, list | tuple | str)
+
+
+def _same_length(x: Any, y: NDArray[Any]) -> None:
+    if len(x) != len(y):
+        raise ValueError(f"Found input variables with inconsistent numbers of samples: [{len(x)}, {len(y)}]")

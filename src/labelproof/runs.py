@@ -1,0 +1,252 @@
+"""From data and a method to a run: trained networks, the list of wrong labels, and a folder with all of it.
+
+Both faces, the estimators and the command line, go through here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import labelproof
+from labelproof.core.method import Method
+from labelproof.data.dataset import Data
+from labelproof.engine.fitted import Fitted
+from labelproof.engine.inputs import input_shape
+from labelproof.engine.logs import write_text
+from labelproof.engine.loop import fit
+from labelproof.engine.settings import Settings
+from labelproof.issues import NoiseEstimate, estimate_noise, find_issues, find_target_issues, save_issues, summarise
+from labelproof.methods import method_name
+from labelproof.networks.factory import NetworkLike, as_factory, network_name
+
+_GALLERY = 48
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        fitted: networks and per-sample record.
+        issues: the list of wrong labels, worst first, one row per training sample.
+        noise: how noisy the labels are; `None` in regression.
+        result: the figures of `run.json`.
+        folder: where it was written, if anywhere.
+    """
+
+    fitted: Fitted
+    issues: pd.DataFrame
+    noise: NoiseEstimate | None
+    result: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+def train(
+    data: Data,
+    method: Method,
+    network: NetworkLike,
+    settings: Settings,
+    *,
+    test: Data | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    verbose: int = 0,
+    tensorboard: bool = False,
+    command: str = "",
+) -> Run:
+    """Train, list the wrong labels, and write the run's folder if one is given.
+
+    Args:
+        data: training data.
+        method: what to train with.
+        network: a built-in name, a module or a factory.
+        settings: how to train.
+        test: evaluated, never used for a choice.
+        folder: gets `run.json`, `metrics.csv`, `issues.csv`, `gallery.npz`, `report.html` and checkpoints.
+        resume: go on from the folder's last checkpoint.
+        verbose: 0 is silent.
+        tensorboard: also write TensorBoard events.
+        command: how to repeat the run, for its record.
+
+    Raises:
+        ValueError: see `labelproof.engine.loop.fit`.
+        FileExistsError: the folder holds another run already.
+    """
+    factory = as_factory(network, input_shape(data), data.num_classes or data.y.shape[-1])
+    record = _describe(data, method, network, settings, test, command)
+    writes = folder is not None and int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    if folder is not None and writes:
+        _open(folder, record, resume)
+    began = time.perf_counter()
+    fitted = fit(
+        method,
+        factory,
+        data,
+        settings,
+        test=test,
+        folder=folder,
+        resume=resume,
+        verbose=verbose,
+        tensorboard=tensorboard,
+        stamp={"network": network_name(network)},
+    )
+    issues = issue_table(fitted)
+    noise = estimate_noise(data.y, fitted.belief()) if data.classes is not None else None
+    result = _result(fitted, issues, noise)
+    result["seconds"] = round(fitted.history[-1]["seconds"], 2)
+    result["seconds_with_report"] = round(time.perf_counter() - began, 2)
+    run = Run(fitted, issues, noise, result, folder)
+    if folder is not None and writes:
+        record["network"]["parameters"] = sum(p.numel() for p in fitted.nets[0].parameters())
+        _write(folder, run, {**record, "status": "finished", "result": result})
+    return run
+
+
+def issue_table(fitted: Fitted) -> pd.DataFrame:
+    """The list of wrong labels of any run: `id, given, suggested, p_wrong, rank, flagged`, and evidence, worst first."""
+    data = fitted.data
+    evidence = {name: values for name, values in fitted.columns().items()}
+    if data.classes is None:
+        return find_target_issues(data.y, fitted.belief(), ids=data.ids, evidence=evidence)
+    return find_issues(
+        data.y, fitted.belief(), classes=data.classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence
+    )
+
+
+def with_truth(issues: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """The list with a `truth` column, where the truth is known."""
+    if data.truth is None or data.classes is None:
+        return issues
+    truth = pd.Series(data.classes[data.truth], index=pd.Index(data.ids))
+    return issues.assign(truth=truth.loc[issues["id"]].to_numpy())
+
+
+def _describe(
+    data: Data, method: Method, network: NetworkLike, settings: Settings, test: Data | None, command: str
+) -> dict[str, Any]:
+    kind = "image" if len(input_shape(data)) == 3 else "rows"
+    return {
+        "labelproof": labelproof.__version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "status": "running",
+        "data": {
+            "name": data.name,
+            "n": len(data),
+            "n_test": 0 if test is None else len(test),
+            "task": "classification" if data.classes is not None else "regression",
+            "kind": kind,
+            "classes": [] if data.classes is None else [str(c) for c in data.classes],
+            "columns": list(data.columns),
+            "target": data.target_name,
+            "truth_known": data.truth is not None,
+            "noise": data.noise,
+        },
+        "method": {
+            "name": method_name(method),
+            "title": method.title or type(method).__name__,
+            "paper": method.paper,
+            "params": method.get_params(),
+        },
+        "network": {"name": network_name(network)},
+        "settings": settings.asdict(),
+        "hardware": {
+            "device": torch.cuda.get_device_name() if _on_cuda(settings) else "cpu",
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def _on_cuda(settings: Settings) -> bool:
+    return settings.device != "cpu" and torch.cuda.is_available()
+
+
+def _open(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
+    known = folder / "run.json"
+    if known.exists() and not resume:
+        raise FileExistsError(
+            f"{folder} holds a run already: give --resume to go on with it, or another folder with --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not known.exists():
+            write_text(known, json.dumps(record, indent=1))
+    except OSError as error:
+        raise OSError(f"cannot write to the output folder {folder} ({error}): choose another with --out") from error
+
+
+def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | None) -> dict[str, Any]:
+    last, best = fitted.history[-1], fitted.best_epoch
+    result: dict[str, Any] = {"epochs": last["epoch"], **{k: v for k, v in last.items() if k.startswith("test_")}}
+    metric = "accuracy" if noise is not None else "rmse"
+    if best:
+        row = fitted.history[best - 1]
+        result |= {"best_val_epoch": best, f"val_{metric}_best": row[f"val_{metric}"]}
+        if f"test_{metric}" in row:
+            result[f"test_{metric}_at_best_val"] = row[f"test_{metric}"]
+    truth = None
+    if fitted.data.truth is not None and noise is not None:
+        wrong = pd.Series(fitted.data.truth != fitted.data.y, index=pd.Index(fitted.data.ids))
+        truth = wrong.loc[issues["id"]].to_numpy()
+    result |= summarise(issues, truth)
+    if noise is not None:
+        result |= {
+            "noise_rate": float(noise.rate),
+            "noise_interval": [float(v) for v in noise.interval],
+            "noise_transition": np.round(noise.transition, 5).tolist(),
+        }
+        if fitted.data.truth is not None:
+            k = fitted.data.num_classes
+            counts = np.bincount(fitted.data.truth * k + fitted.data.y, minlength=k * k).reshape(k, k)
+            result["true_rate"] = float((fitted.data.truth != fitted.data.y).mean())
+            result["true_transition"] = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).round(5).tolist()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    result["peak_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak, 1)
+    return result
+
+
+def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
+    from labelproof.report import write_report  # matplotlib and jinja2: only when a page is made
+
+    data = run.fitted.data
+    save_issues(with_truth(run.issues, data), folder / "issues.csv")
+    rows = {value: row for row, value in enumerate(data.ids.tolist())}
+    top = run.issues.head(_GALLERY)
+    picked = np.array([rows[i] for i in top["id"].tolist()])
+    if isinstance(data.x, np.ndarray):
+        x = data.x[picked]
+    else:
+        from labelproof.data.feed import as_tensor
+
+        x = np.stack([as_tensor(data.x[int(i)], int(i)).numpy() for i in picked])
+    shown = {"image": _as_pictures(x)} if x.ndim == 4 else {"rows": x.reshape(len(x), -1)}
+    partial = folder / ".gallery.partial.npz"
+    np.savez_compressed(partial, rank=top["rank"].to_numpy(), **shown)
+    os.replace(partial, folder / "gallery.npz")
+    write_text(folder / "run.json", json.dumps(record, indent=1))
+    write_report(folder)
+
+
+def _as_pictures(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`(M, C, H, W)` inputs as `(M, H, W, C)` bytes; floats are stretched to their range."""
+    if x.dtype != np.uint8:
+        low, high = float(x.min()), float(x.max())
+        x = ((x - low) / (high - low or 1.0) * 255).astype(np.uint8)
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
