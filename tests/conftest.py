@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# Two cores are shared by the whole suite: threads of several processes would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -24,5 +27,5 @@ def data_dir() -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Two cores are shared by the whole suite; single-threaded kernels also add in one fixed order."""
+    """One thread in this process too; kernels then also add in one fixed order."""
     torch.set_num_threads(1)

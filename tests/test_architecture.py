@@ -24,6 +24,7 @@ ALLOWED = {
     "runs": {"core", "data", "engine", "issues", "methods", "networks", "report"},
     "estimators": {"core", "data", "engine", "methods", "networks", "runs"},
     "demo": {"data", "engine", "methods", "report", "runs"},
+    "__main__": {"cli"},
     "cli": {"core", "data", "engine", "issues", "methods", "demo", "report", "runs"},
 }
 FABRIC = {"engine"}

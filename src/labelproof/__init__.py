@@ -1,8 +1,8 @@
 """labelproof: train models that survive wrong labels, and find out which labels are wrong.
 
 >>> import labelproof as lp
->>> sorted(lp.__all__)[:3]
-['NoisyLabelClassifier', 'NoisyLabelRegressor', 'available_methods']
+>>> lp.available_methods()
+['ce', 'co-teaching', 'elr', 'mse']
 
 Everything is imported on first use, so that `import labelproof` costs next to nothing.
 """
@@ -25,14 +25,23 @@ _WHERE = {
     "noise": "labelproof.data.noise",
 }
 
-__all__ = list(_WHERE)  # noqa: PLE0604
+__all__ = [
+    "NoisyLabelClassifier",
+    "NoisyLabelRegressor",
+    "available_methods",
+    "estimate_noise",
+    "find_issues",
+    "methods",
+    "networks",
+    "noise",
+]
 
 if TYPE_CHECKING:
     from labelproof import methods, networks
-    from labelproof.methods import available_methods
     from labelproof.data import noise
     from labelproof.estimators import NoisyLabelClassifier, NoisyLabelRegressor
     from labelproof.issues import estimate_noise, find_issues
+    from labelproof.methods import available_methods
 
 
 def __getattr__(name: str) -> Any:

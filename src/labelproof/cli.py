@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 import typing
 import warnings
@@ -25,6 +26,15 @@ from labelproof.core.registry import did_you_mean
 from labelproof.engine.settings import Settings
 from labelproof.methods import METHODS, available_methods, get_method
 
+USAGE = {
+    "demo": "labelproof demo [--out DIR] [--seeds N]",
+    "train": "labelproof train DATA [--label COLUMN] [--method NAME] [--noise KIND:RATE] [--out DIR] [flags]",
+    "find": "labelproof find DATA [--label COLUMN] [--out FILE] [flags]",
+    "inject": "labelproof inject DATA --noise KIND:RATE --out FILE [flags]",
+    "methods": "labelproof methods",
+    "data": "labelproof data [--data-dir DIR]",
+    "report": "labelproof report RUN_DIR [RUN_DIR ...] [--out FILE]",
+}
 EXAMPLES = {
     "demo": "labelproof demo",
     "train": "labelproof train flowers.csv --label species --method co-teaching --noise-rate 0.2\n"
@@ -38,14 +48,27 @@ EXAMPLES = {
 }
 
 
+class _Help(jsonargparse.DefaultHelpFormatter):
+    """Says the default where there is one, and leaves Python's types out."""
+
+    def _get_help_string(self, action: Any) -> str:
+        text = action.help or ""
+        shown = action.default is not None and action.default is not False and action.option_strings
+        return f"{text} (default: {action.default})" if shown and action.dest != "help" else text
+
+
 class _Parser(jsonargparse.ArgumentParser):
     """Answers a misspelt flag with the one that was probably meant."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        unknown = [a.split("=")[0] for a in sys.argv[1:] if a.startswith("--") and f"{a.split('=')[0]}" in message]
-        if "nrecognized arguments" in message and unknown:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message, re.IGNORECASE)
+        if unknown:
             flags = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            message = f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)} See {self.prog} --help"
+            message = f"unknown flag {unknown[1]}{did_you_mean(unknown[1], flags)} See {self.prog} --help"
+        wrong = re.search(r'Parser key "(.+?)":\s*(.+)', message, re.DOTALL)
+        if wrong:
+            flag, why = wrong[1].replace("_", "-"), re.sub(r"<class '(\w+)'>", r"\1", " ".join(wrong[2].split()))
+            message = f"--{flag}: {why}"
         _stop(message)
 
 
@@ -69,10 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     build, run = COMMANDS[words[0]]
     parser = _Parser(
         prog=f"labelproof {words[0]}",
+        usage=USAGE[words[0]],
         description=inspect.getdoc(run),
         epilog=f"example:\n  {EXAMPLES[words[0]]}",
-        formatter_class=jsonargparse.DefaultHelpFormatter,
+        formatter_class=_Help,
         default_meta=False,
+        allow_abbrev=False,
     )
     words = [_dashes(w) for w in words[1:]]
     build(parser, words)
@@ -145,6 +170,7 @@ def _add_data(parser: Any) -> None:
     group.add_argument("--id-column", dest="id_column", type=str | None, help="column that names each sample")
     group.add_argument("--image-column", dest="image_column", type=str | None, help="column of image bytes or paths")
     group.add_argument("--image-size", dest="image_size", type=int | None, help="resize images to this many pixels")
+    group.add_argument("--drop", type=str | None, help="columns to leave out, separated by commas")
     group.add_argument("--truth", type=str | None, help="column of true labels, if there is one: only measured with")
     group.add_argument("--subset", type=int | None, help="use that many samples only, a fixed random choice")
     group.add_argument("--data-dir", dest="data_dir", type=str | None, help="where named data sets lie")
@@ -208,9 +234,8 @@ def train(**args: Any) -> None:
     data, test = _load(args)
     if args["noise"]:
         data, _ = _inject(data, args["noise"], settings.seed)
-    folder = Path(
-        args["out"] or f"runs/{data.name.replace(':', '-').replace('/', '-')}-{args['method']}-seed{settings.seed}"
-    )
+    name = f"{data.name}-{args['method']}-seed{settings.seed}".replace(":", "-").replace("/", "-")
+    folder = Path(args["out"] or Path("runs", name))
     run = runs.train(
         data,
         method,
@@ -223,7 +248,7 @@ def train(**args: Any) -> None:
         tensorboard=args["tensorboard"],
         command=_command(),
     )
-    if not args["quiet"]:
+    if not args["quiet"] and runs.is_first_process():
         _show_run(run, folder / "report.html")
 
 
@@ -241,9 +266,10 @@ def find(**args: Any) -> None:
     if out.suffix not in {".csv", ".parquet", ".json"}:
         raise ValueError(f"--out={args['out']} must end in .csv, .parquet or .json")
     run = runs.train(data, method, network or _network_for(data), settings, verbose=0 if args["quiet"] else 1)
-    save_issues(runs.with_truth(run.issues, data), out)
-    if not args["quiet"]:
-        _show_run(run, out)
+    if runs.is_first_process():
+        save_issues(runs.with_truth(run.issues, data), out)
+        if not args["quiet"]:
+            _show_run(run, out)
 
 
 def inject(**args: Any) -> None:
@@ -257,7 +283,7 @@ def inject(**args: Any) -> None:
     data, _ = _load(args, test=False)
     options = {"include_true_class": True} if args["include_true_class"] else {}
     noisy, made = _inject(data, args["noise"], args["seed"], **options)
-    write_table(args["data"], noisy, args["out"])
+    write_table(args["data"], noisy, args["out"], id_column=args["id_column"], data_dir=args["data_dir"])
     console = Console(soft_wrap=True)
     console.print(str(made), highlight=False, markup=False)
     console.print(f"written to {args['out']}", highlight=False)
@@ -265,14 +291,12 @@ def inject(**args: Any) -> None:
 
 def methods(**_: Any) -> None:
     """List the training methods: what each is, where it comes from, what it costs."""
-    table = Table(box=None, padding=(0, 2))
-    for column in ("name", "method", "paper", "task", "cost", "options"):
-        table.add_column(column, overflow="fold")
+    console = Console(highlight=False)
     for name in available_methods():
         m = METHODS[name]
-        options = ", ".join(f"{k}={v}" for k, v in m().get_params().items())
-        table.add_row(f"[bold]{name}[/]", m.title, m.paper, ", ".join(sorted(m.tasks)), m.cost, options)
-    Console().print(table)
+        options = ", ".join(f"{k}={v}" for k, v in m().get_params().items()) or "none"
+        console.print(f"[bold]{name}[/]  {m.title}, for {' and '.join(sorted(m.tasks))}")
+        console.print(f"    {m.paper}\n    cost: {m.cost}\n    options: {options}\n")
 
 
 def data(**args: Any) -> None:
@@ -348,9 +372,9 @@ def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
     from labelproof.data import catalog
     from labelproof.data.readers import read
 
-    options = {
-        key: args[key] for key in ("label", "task", "id_column", "image_column", "image_size", "truth", "data_dir")
-    }
+    names = ("label", "task", "id_column", "image_column", "image_size", "truth", "data_dir")
+    options: dict[str, Any] = {name: args[name] for name in names}
+    options["drop"] = [name.strip() for name in (args["drop"] or "").split(",") if name.strip()]
     train = read(args["data"], **options)
     if args["subset"] is not None:
         if not 2 <= args["subset"] <= len(train):
@@ -359,7 +383,7 @@ def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
     if not test:
         return train, None
     if args.get("test"):
-        return train, read(args["test"], **options)
+        return train, read(args["test"], **options, like=train)  # coded by the training file's classes and columns
     if args["data"] in set(catalog.available(data_dir=args["data_dir"])["name"]):
         return train, catalog.load(args["data"], split="test", data_dir=args["data_dir"])
     return train, None
@@ -398,9 +422,8 @@ def _show_run(run: Any, written: Path) -> None:
     if "test_rmse" in result:
         lines.append(f"test RMSE after the last epoch  [bold]{result['test_rmse']:.4g}[/]")
     if "test_accuracy_at_best_val" in result:
-        lines.append(
-            f"at the best noisy validation (epoch {result['best_val_epoch']})  {result['test_accuracy_at_best_val']:.2%}"
-        )
+        best = f"{result['test_accuracy_at_best_val']:.2%}"
+        lines.append(f"at the best noisy validation (epoch {result['best_val_epoch']})  {best}")
     if run.noise is not None:
         low, high = run.noise.interval
         lines.append(f"labels estimated wrong  [bold]{run.noise.rate:.1%}[/]  (95 % interval {low:.1%} to {high:.1%})")

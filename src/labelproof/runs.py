@@ -88,7 +88,7 @@ def train(
     """
     factory = as_factory(network, input_shape(data), data.num_classes or data.y.shape[-1])
     record = _describe(data, method, network, settings, test, command)
-    writes = folder is not None and int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    writes = is_first_process()
     if folder is not None and writes:
         _open(folder, record, resume)
     began = time.perf_counter()
@@ -116,10 +116,14 @@ def train(
     return run
 
 
+def is_first_process() -> bool:
+    """Whether this process writes and prints; known from the environment before a process group exists."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def issue_table(fitted: Fitted) -> pd.DataFrame:
-    """The list of wrong labels of any run: `id, given, suggested, p_wrong, rank, flagged`, and evidence, worst first."""
-    data = fitted.data
-    evidence = {name: values for name, values in fitted.columns().items()}
+    """The list of wrong labels: `id, given, suggested, p_wrong, rank, flagged`, and evidence, worst first."""
+    data, evidence = fitted.data, fitted.columns()
     if data.classes is None:
         return find_target_issues(data.y, fitted.belief(), ids=data.ids, evidence=evidence)
     return find_issues(
@@ -131,8 +135,7 @@ def with_truth(issues: pd.DataFrame, data: Data) -> pd.DataFrame:
     """The list with a `truth` column, where the truth is known."""
     if data.truth is None or data.classes is None:
         return issues
-    truth = pd.Series(data.classes[data.truth], index=pd.Index(data.ids))
-    return issues.assign(truth=truth.loc[issues["id"]].to_numpy())
+    return issues.assign(truth=data.classes[data.truth][issues.index])  # the table's index is the input's row number
 
 
 def _describe(
@@ -201,25 +204,24 @@ def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | None) -
         result |= {"best_val_epoch": best, f"val_{metric}_best": row[f"val_{metric}"]}
         if f"test_{metric}" in row:
             result[f"test_{metric}_at_best_val"] = row[f"test_{metric}"]
-    truth = None
-    if fitted.data.truth is not None and noise is not None:
-        wrong = pd.Series(fitted.data.truth != fitted.data.y, index=pd.Index(fitted.data.ids))
-        truth = wrong.loc[issues["id"]].to_numpy()
-    result |= summarise(issues, truth)
+    data = fitted.data
+    found = summarise(issues, None if data.truth is None else (data.truth != data.y).reshape(len(data), -1).any(1))
+    result |= {{"precision": "flagged_precision", "recall": "flagged_recall"}.get(k, k): v for k, v in found.items()}
     if noise is not None:
         result |= {
             "noise_rate": float(noise.rate),
             "noise_interval": [float(v) for v in noise.interval],
             "noise_transition": np.round(noise.transition, 5).tolist(),
         }
-        if fitted.data.truth is not None:
-            k = fitted.data.num_classes
-            counts = np.bincount(fitted.data.truth * k + fitted.data.y, minlength=k * k).reshape(k, k)
-            result["true_rate"] = float((fitted.data.truth != fitted.data.y).mean())
+        if data.truth is not None:
+            k = data.num_classes
+            counts = np.bincount(data.truth * k + data.y, minlength=k * k).reshape(k, k)
+            result["true_rate"] = float((data.truth != data.y).mean())
             result["true_transition"] = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).round(5).tolist()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     result["peak_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak, 1)
-    return result
+    # JSON has no NaN: what is undefined (precision with nothing flagged) is null
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in result.items()}
 
 
 def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
@@ -227,9 +229,8 @@ def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
 
     data = run.fitted.data
     save_issues(with_truth(run.issues, data), folder / "issues.csv")
-    rows = {value: row for row, value in enumerate(data.ids.tolist())}
     top = run.issues.head(_GALLERY)
-    picked = np.array([rows[i] for i in top["id"].tolist()])
+    picked = top.index.to_numpy()
     if isinstance(data.x, np.ndarray):
         x = data.x[picked]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_batches_cover_everything_once(n: int, size: int, world: int) -> None:
     bounds = batch_bounds(n, size, world)
     assert bounds[0][0] == 0
     assert bounds[-1][1] == n - n % world
-    assert all(a[1] == b[0] for a, b in zip(bounds, bounds[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(bounds))
     if size >= 2 * world and size % world == 0:
         assert all(hi - lo >= 2 * world and (hi - lo) % world == 0 for lo, hi in bounds)
 

@@ -40,7 +40,7 @@ def elr(z: Floats, y: NDArray[np.int64], t: Floats, lam: float, beta: float) -> 
 
 
 def elr_gradient(z: Floats, y: NDArray[np.int64], t: Floats, lam: float) -> Floats:
-    """Gradient of ELR's mean loss with respect to the logits for given targets t, where no clamp is active (Lemma 1)."""
+    """Gradient of ELR's mean loss in the logits, for given targets t, where no clamp is active (Lemma 1)."""
     p, n = softmax(z), len(z)
     g = np.zeros_like(z)
     for i in range(n):
@@ -57,5 +57,5 @@ def co_teaching(
     """Han et al. 2018 for per-sample losses of both networks in epoch T = 1, 2, ...: (loss, D1, D2)."""
     keep = 1 - rate * min(epoch**exponent / gradual, 1)
     count = max(1, int(np.floor(keep * len(l1) + 1e-9)))
-    d1, d2 = (set(sorted(range(len(l)), key=lambda i: l[i])[:count]) for l in (l1, l2))
+    d1, d2 = (set(np.argsort(each, kind="stable")[:count].tolist()) for each in (l1, l2))
     return sum(l1[i] for i in d2) / count + sum(l2[i] for i in d1) / count, d1, d2

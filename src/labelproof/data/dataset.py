@@ -57,7 +57,7 @@ class Data:
         unique, counts = np.unique(self.ids, return_counts=True)
         if unique.size < n:
             raise ValueError(
-                f"ids must be unique, but {unique[counts.argmax()]!r} stands {counts.max()} times: "
+                f"ids must be unique, but {unique.tolist()[counts.argmax()]!r} stands {counts.max()} times: "
                 "drop the repeated rows, or leave the id column out to use row numbers"
             )
 

@@ -70,7 +70,7 @@ class _Base:
         self.bounds = batch_bounds(len(rows), batch_size, world_size())
         self.steps = len(self.bounds)
         self.standardise = standardise
-        self.target = torch.from_numpy(np.asarray(y)).to(device)
+        self.target = from_array(y).to(device)
 
     def _order(self, epoch: int) -> Tensor:
         order = torch.randperm(len(self.rows), generator=generator(self.seed, "shuffle", epoch))
@@ -120,9 +120,9 @@ class DeviceFeed(_Base):
         augment: `"none"`, `"crop"` or `"crop-flip"`.
     """
 
-    def __init__(self, x: NDArray[Any] | Tensor, y: NDArray[Any], rows: NDArray[np.int64], **common: Any) -> None:
+    def __init__(self, x: NDArray[Any], y: NDArray[Any], rows: NDArray[np.int64], **common: Any) -> None:
         super().__init__(y, rows, **common)
-        self.x = torch.as_tensor(x).to(self.device)
+        self.x = from_array(x).to(self.device)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         order = self._order(epoch).to(self.device)
@@ -190,6 +190,11 @@ class _Seeded(Dataset[tuple[int, Tensor]]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.seed, "sample", self.epoch, index))
             return index, as_tensor(self.base[index], index)
+
+
+def from_array(x: NDArray[Any]) -> Tensor:
+    """A tensor on the array's memory; of a copy where that is read-only, which torch does not allow."""
+    return torch.from_numpy(x if x.flags.writeable else x.copy())
 
 
 def as_tensor(item: Any, index: int) -> Tensor:

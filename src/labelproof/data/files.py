@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +35,31 @@ def read_frame(path: Path) -> pd.DataFrame:
     """
     parquet = has_ending(path, PARQUET)
     try:
-        frame = pd.read_parquet(path) if parquet else pd.read_csv(path, low_memory=False)
-    except (
-        ValueError,
-        UnicodeError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:  # pandas and pyarrow errors are ValueErrors
+        frame = pd.read_parquet(path) if parquet else _read_csv(path)
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # errors of pandas and pyarrow are ValueErrors
         kind = "Parquet" if parquet else "CSV"
         raise ValueError(f"{path.name} cannot be read as {kind}: {error}") from error
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()  # an index that was stored under a name is a column like any other
-    elif not parquet and not isinstance(frame.index, pd.RangeIndex):
-        raise ValueError(f"{path.name} has rows with more fields than its header has names: name every column")
     if not len(frame):
         raise ValueError(f"{path.name} has no rows")
     frame.columns = frame.columns.map(str)
+    if len(frame.columns) == 1 and (found := [mark for mark in ";\t|" if mark in frame.columns[0]]):
+        raise ValueError(f"{path.name} is separated by {found[0]!r}, but only commas are read: save it with commas")
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise ValueError(f"{path.name} has several columns called {twice!r}: rename all but one")
     return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        # Rows longer than the header: by default pandas would shift all columns by one, silently.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(path, low_memory=False, index_col=False)
+        except pd.errors.ParserWarning:
+            raise ValueError("its rows have more fields than its header has names") from None
 
 
 def id_values(frame: pd.DataFrame, asked: str | None, origin: str) -> tuple[str | None, NDArray[Any] | None]:

@@ -1,12 +1,13 @@
 """The files that MNIST, CIFAR and CIFAR-N are published as, read without trusting them.
 
 Formats: http://yann.lecun.com/exdb/mnist/ (IDX), https://www.cs.toronto.edu/~kriz/cifar.html (binary and Python
-versions) and https://github.com/UCSC-REAL/cifar-10-100n (human labels). Pickles among them are read with unpicklers that
+versions) and https://github.com/UCSC-REAL/cifar-10-100n (human labels). Pickles among them are read by unpicklers that
 know arrays, numbers and text and nothing else, so that a tampered file cannot run code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -19,14 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from labelproof.data.images import ImageFiles
 
 _SIDE, _PIXELS = 32, 3 * 32 * 32
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]  # the name of its module differs between NumPy 1 and 2
 
 
 class Pair(NamedTuple):
@@ -50,7 +50,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     shape = tuple(np.frombuffer(raw, dtype=">u4", count=dims, offset=4).tolist()) if len(raw) >= 4 + 4 * dims else ()
     if not shape or len(raw) != 4 + 4 * dims + int(np.prod(shape)):
         raise ValueError(f"{path} is not a whole IDX file of bytes: download it again")
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dims).reshape(shape)
+    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dims).reshape(shape).copy()  # a view would be read-only
 
 
 def read_mnist(images: Path, labels: Path) -> Pair:
@@ -59,7 +59,7 @@ def read_mnist(images: Path, labels: Path) -> Pair:
 
 
 def read_cifar_binary(container: Path, names: Sequence[str], label_bytes: int) -> Pair:
-    """CIFAR from its binary version: each record is 1 label byte (CIFAR-100: 2, the second one counts) and 3,072 pixels.
+    """CIFAR from its binary version: records of a label byte (CIFAR-100: two, coarse and fine) and 3,072 pixels.
 
     Args:
         container: the folder, or the .tar.gz as it was downloaded.
@@ -100,7 +100,7 @@ def read_image_table(path: Path) -> Pair:
     """A Parquet file with columns `image` (encoded bytes) and `label` (class codes)."""
     table = pq.read_table(path, columns=["image", "label"])
     x = ImageFiles(table.column("image").to_pylist(), origin=str(path)).to_array()
-    return Pair(x, table.column("label").to_numpy().astype(np.int64))
+    return Pair(x, _codes(table.column("label")))
 
 
 def read_human_labels(path: Path, clean: str, noisy: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -116,15 +116,15 @@ def read_human_labels(path: Path, clean: str, noisy: str) -> tuple[NDArray[np.in
     """
     if path.suffix == ".parquet":
         table = pq.read_table(path, columns=[clean, noisy])
-        return tuple(table.column(name).to_numpy().astype(np.int64) for name in (clean, noisy))  # type: ignore[return-value]
+        return _codes(table.column(clean)), _codes(table.column(noisy))
     import torch
 
-    arrays = [(_RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    arrays: list[Any] = [(_RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     kinds = [type(np.dtype(name)) for name in ("int64", "int32", "uint8", "float64")]
     try:
         with torch.serialization.safe_globals([*arrays, np.ndarray, np.dtype, *kinds]):
             found = torch.load(path, map_location="cpu", weights_only=True)
-        return np.asarray(found[clean]).astype(np.int64), np.asarray(found[noisy]).astype(np.int64)
+        return _codes(found[clean]), _codes(found[noisy])
     except KeyError as error:
         raise ValueError(f"{path} has no {error}, only {', '.join(map(str, found))}") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
@@ -136,7 +136,7 @@ def cached(files: Sequence[Path], folder: Path, build: Callable[[], Pair]) -> Pa
 
     A cache that cannot be read or written is passed over: it only ever saves time.
     """
-    key = hashlib.sha256()
+    key = hashlib.sha256(b"1\0")  # the version of what is kept
     for path in files:
         status = path.stat()
         key.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
@@ -152,11 +152,13 @@ def cached(files: Sequence[Path], folder: Path, build: Callable[[], Pair]) -> Pa
         np.savez(partial, x=made.x, y=made.y)
         os.replace(partial, place)
     except OSError:
-        try:
+        with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        except OSError:
-            pass
     return made
+
+
+def _codes(values: Any) -> NDArray[np.int64]:
+    return np.asarray(values).reshape(-1).astype(np.int64)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -183,7 +185,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _members(container: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file, in the order asked for, from a folder or a .tar.gz (of which nothing is unpacked)."""
+    """Name and content of each file, in the order asked for, from a folder or a .tar.gz (nothing is unpacked)."""
     found: dict[str, bytes] = {}
     if container.is_dir():
         found = {name: (container / name).read_bytes() for name in names if (container / name).is_file()}
@@ -198,4 +200,4 @@ def _members(container: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"{container} lacks {', '.join(missing)}: download it again")
-    yield from found.items() if list(found) == list(names) else ((name, found[name]) for name in names)
+    yield from ((name, found[name]) for name in names)

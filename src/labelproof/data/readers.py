@@ -20,7 +20,15 @@ from labelproof.data import catalog
 from labelproof.data.dataset import Data
 from labelproof.data.files import CSV, NPZ, PARQUET, class_folders, has_ending, id_values, read_arrays, read_frame
 from labelproof.data.images import MAX_BYTES, SUFFIXES, ImageFiles, load_images
-from labelproof.data.tables import column, encode_labels, feature_matrix, label_column, listed, refuse_missing
+from labelproof.data.tables import (
+    TASKS,
+    column,
+    encode_labels,
+    feature_matrix,
+    label_column,
+    listed,
+    refuse_missing,
+)
 from labelproof.data.writers import ORIGINAL, write_table
 
 __all__ = ["read", "write_table"]
@@ -106,27 +114,40 @@ def read(
     >>> data.columns, data.classes[data.y].tolist()
     (['weight', 'colour=green', 'colour=red', 'colour=yellow'], ['apple', 'banana', 'apple'])
     """
+    if task not in TASKS:
+        raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
     options = _Options(label, id_column, image_column, image_size, truth, tuple(drop), task, max_bytes, like)
     if isinstance(source, str) and source in catalog.NAMES:
-        every = ("label", "id_column", "image_column", "image_size", "truth", "drop")
-        options.refuse(f"the named data set {source}", *every)
-        return catalog.load(source, data_dir=data_dir)
+        return _read_named(source, options, data_dir)
     path = Path(source)
     if path.is_dir():
         return _read_folder(path, options)
-    if not path.is_file():
-        if path.suffix or len(path.parts) > 1:
-            raise FileNotFoundError(f"{path} does not exist (looked in {Path.cwd()})")
-        raise ValueError(
-            f"{str(source)!r} is neither a file, a folder nor a named data set"
-            f"{did_you_mean(str(source), catalog.NAMES)} There are: {', '.join(catalog.NAMES)}"
-        )
-    if has_ending(path, CSV + PARQUET):
+    if has_ending(path, CSV + PARQUET) and path.is_file():
         return _read_table(path, options)
-    if has_ending(path, NPZ):
+    if has_ending(path, NPZ) and path.is_file():
         return _read_npz(path, options)
-    known = ", ".join(CSV + PARQUET + NPZ)
-    raise ValueError(f"{path.name}: files are read by their ending, and {path.suffix!r} is not among {known}")
+    raise _unreadable(path, str(source))
+
+
+def _unreadable(path: Path, source: str) -> Exception:
+    if path.is_file():
+        known = ", ".join(CSV + PARQUET + NPZ)
+        return ValueError(f"{path.name}: files are read by their ending, and {path.suffix!r} is not among {known}")
+    if path.suffix:
+        return FileNotFoundError(f"{path} does not exist (looked in {Path.cwd()})")
+    return ValueError(
+        f"{source!r} is neither a file, a folder nor a named data set{did_you_mean(source, catalog.NAMES)} "
+        f"There are: {', '.join(catalog.NAMES)}"
+    )
+
+
+def _read_named(name: str, options: _Options, data_dir: str | os.PathLike[str] | None) -> Data:
+    options.refuse(f"the named data set {name}", "label", "id_column", "image_column", "image_size", "truth", "drop")
+    data = catalog.load(name, data_dir=data_dir)
+    kind = "regression" if data.classes is None else "classification"
+    if options.task not in ("auto", kind):
+        raise ValueError(f"task={options.task!r} does not fit the named data set {name}, which is a {kind}")
+    return data
 
 
 def _read_table(path: Path, options: _Options) -> Data:
@@ -162,8 +183,13 @@ def _read_table(path: Path, options: _Options) -> Data:
         name=path.name.split(".")[0],
         columns=columns,
         target_name=label,
-        **({} if ids is None else {"ids": ids}),
+        **_given_ids(ids),
     )
+
+
+def _given_ids(ids: NDArray[Any] | None) -> dict[str, Any]:
+    """As an argument of `Data`, which numbers the rows if it gets none."""
+    return {} if ids is None else {"ids": ids}
 
 
 def _image_column(frame: pd.DataFrame, asked: str | None, origin: str) -> str | None:
@@ -222,12 +248,13 @@ def _read_npz(path: Path, options: _Options) -> Data:
     if not len(given):
         raise ValueError(f"{path.name} has no rows")
     ids = arrays.get(options.id_column or "ids")
-    common: dict[str, Any] = {"name": path.stem, "target_name": y_name, **({} if ids is None else {"ids": ids})}
+    common: dict[str, Any] = {"name": path.stem, "target_name": y_name, **_given_ids(ids)}
     x = _inputs(arrays[x_name], path.name)
+    names = [y_name] if options.truth is None else [y_name, options.truth]
     if given.ndim == 2 and given.shape[1] > 1:
-        truth = None if options.truth is None else arrays[options.truth]
-        return Data(x=x, y=_many_targets(given, path.name, options.asked_task), truth=truth, **common)
-    series = [pd.Series(arrays[name].reshape(-1), name=name) for name in (y_name, options.truth) if name is not None]
+        targets = [_many_targets(arrays[name], path.name, options.asked_task) for name in names]
+        return Data(x=x, y=targets[0], truth=targets[1] if len(names) > 1 else None, **common)
+    series = [pd.Series(arrays[name].reshape(-1), name=name) for name in names]
     labels = encode_labels(
         series[0],
         task=options.asked_task,

@@ -19,7 +19,7 @@ def hold_out(y: NDArray[Any], fraction: float, *, seed: int) -> tuple[NDArray[np
         seed: of the order within a label.
 
     Returns:
-        Row numbers of both parts, ascending. A class with a single sample stays in training.
+        Row numbers of both parts, ascending. Every class keeps at least one sample in training.
 
     >>> train, held = hold_out(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
     >>> len(held), np.bincount(np.array([0, 0, 0, 0, 1, 1, 1, 1])[held])
@@ -35,5 +35,6 @@ def hold_out(y: NDArray[Any], fraction: float, *, seed: int) -> tuple[NDArray[np
     picked = np.zeros(len(y), dtype=bool)
     picked[order[np.diff(steps, prepend=steps[0] if len(y) else 0) > 0]] = True
     if key.dtype.kind in "iu":
-        picked[np.bincount(key)[key] < 2] = False
+        _, first, code = np.unique(key, return_index=True, return_inverse=True)
+        picked[first[np.bincount(code, picked) == np.bincount(code)]] = False
     return rows[~picked], rows[picked]

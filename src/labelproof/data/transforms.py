@@ -1,4 +1,4 @@
-"""What happens to raw inputs on their way into a network: augmentation and standardisation, on the device, per batch."""
+"""Raw inputs on their way into a network: augmentation and standardisation, on the device, per batch."""
 
 from __future__ import annotations
 

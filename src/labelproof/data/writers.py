@@ -39,7 +39,8 @@ def write_table(
     All other columns come out with the values and types they had (in a CSV: the same text). So do labels that did not
     change. CSV and Parquet may be turned into each other; an .npz stays one. An image folder and a named data set of
     images become Parquet with columns `image` (the bytes of each file; PNG for a named set), `label`, `label_original`
-    and `id`. The file is written beside its final place and moved there when complete.
+    and `id`. Paths to images are copied as they are, so they hold in the folder of `source` only. The file is written
+    beside its final place and moved there when complete.
 
     Args:
         source: what `data` was read from, as given to `read`.
@@ -71,9 +72,8 @@ def write_table(
     target, known = Path(path), CSV + PARQUET + NPZ
     if not has_ending(target, known):
         raise ValueError(f"path={str(path)!r} must end in one of {', '.join(known)}")
-    name = str(source)
-    if name in catalog.NAMES:
-        return _write_frame(_named(name, data, original, data_dir), target)
+    if isinstance(source, str) and source in catalog.NAMES:
+        return _write_frame(_named(source, data, original, data_dir), target)
     origin = Path(source)
     if target.exists() and target.samefile(origin):
         raise ValueError(f"path={str(path)!r} is the input itself, which stays as it is: choose another name")
@@ -91,15 +91,15 @@ def write_table(
 def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
     frame = read_frame(origin)
     given, rows = _given(frame, data, origin, id_column, original)
-    text = pd.read_csv(origin, dtype=str, keep_default_na=False, na_filter=False)
-    header = pd.read_csv(origin, header=None, nrows=1, dtype=str, keep_default_na=False, na_filter=False)
-    at = frame.columns.get_loc(data.target_name)
-    raw = text.iloc[:, at].tolist()
-    out = text.iloc[rows].copy()
-    out[original] = out.iloc[:, at]
-    out.isetitem(at, pd.Series(map(str, _relabelled(raw, given, rows, data)), index=out.index))
-    out.columns = pd.Index([*header.iloc[0].tolist(), original])  # pandas renames repeated and empty names
-    return _atomically(target, lambda partial: out.to_csv(partial, index=False))
+    # Read without a header: pandas renames repeated and empty names, and every cell is to stay the text it was.
+    text = pd.read_csv(origin, header=None, dtype=str, keep_default_na=False, na_filter=False)
+    header, body = text.iloc[0].tolist(), text.iloc[1:]
+    at = frame.columns.tolist().index(data.target_name)
+    old = body[at].tolist()
+    out = body.iloc[rows].copy()
+    out[at] = [str(label) for label in _relabelled(old, given, rows, data)]
+    out[len(header)] = [old[row] for row in rows]
+    return _atomically(target, lambda partial: out.to_csv(partial, index=False, header=[*header, original]))
 
 
 def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
@@ -108,7 +108,8 @@ def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, 
     table = pq.read_table(origin) if has_ending(origin, PARQUET) else pa.Table.from_pandas(frame, preserve_index=False)
     at = table.column_names.index(data.target_name)
     labels = _relabelled(table.column(at).to_pylist(), given, rows, data)
-    table = table.take(rows)
+    if not np.array_equal(rows, np.arange(table.num_rows)):  # taking copies, which images may be too large for
+        table = table.take(rows)
     table = table.append_column(original, table.column(at))
     table = table.set_column(at, data.target_name, _arrow(labels, table.schema.field(at).type))
     if has_ending(target, PARQUET):
@@ -197,9 +198,9 @@ def _rows(ids: NDArray[Any] | None, count: int, data: Data, origin: str) -> NDAr
     """The row of each sample of `data` in a source with these ids (`None`: they are row numbers)."""
     rows = pd.Index(np.arange(count) if ids is None else ids).get_indexer(pd.Index(data.ids))
     if (rows < 0).any():
+        unknown = data.ids[int((rows < 0).argmax())].item()
         raise ValueError(
-            f"sample {data.ids[int((rows < 0).argmax())]!r} is not in {origin}: data must have been read from it, with "
-            "the same id_column="
+            f"sample {unknown!r} is not in {origin}: data must have been read from it, with the same id_column="
         )
     return rows.astype(np.int64)
 

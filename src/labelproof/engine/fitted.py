@@ -15,7 +15,7 @@ from labelproof.core.method import Method
 from labelproof.core.nets import Nets
 from labelproof.core.task import Task
 from labelproof.data.dataset import Data, MapStyle
-from labelproof.data.feed import as_tensor
+from labelproof.data.feed import as_tensor, from_array
 from labelproof.data.transforms import Standardise, TargetScale
 from labelproof.engine.evidence import Evidence
 from labelproof.engine.settings import Settings
@@ -74,7 +74,7 @@ class Fitted:
         device = next(self.nets.parameters()).device
         for at in range(0, len(x), batch_size):
             if isinstance(x, np.ndarray):
-                part = torch.from_numpy(x[at : at + batch_size])
+                part = from_array(x[at : at + batch_size])
             else:
                 part = torch.stack([as_tensor(x[i], i) for i in range(at, min(at + batch_size, len(x)))])
             if part.shape[1:] != self.shape:

@@ -146,7 +146,7 @@ def _fit_standardise(data: Data, rows: NDArray[np.int64]) -> Standardise:
 def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Settings) -> None:
     least = 2 * world_size()
     if len(rows) < least:
-        raise ValueError(f"{len(rows)} training samples are too few: at least {least} are needed")
+        raise ValueError(f"too few training samples: n_samples={len(rows)}, but at least {least} are needed")
     if len(rows) < settings.batch_size:
         warnings.warn(
             f"batch_size={settings.batch_size} is larger than the {len(rows)} training samples: "
@@ -156,7 +156,7 @@ def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Set
     if data.classes is not None:
         seen = np.bincount(data.y[rows], minlength=data.num_classes)
         if (seen > 0).sum() < 2:
-            only = data.classes[int(seen.argmax())]
+            only = data.classes.tolist()[int(seen.argmax())]
             raise ValueError(f"labels have one class only ({only!r}): at least two are needed to train a classifier")
         absent = [c for c, n in zip(data.classes.tolist(), seen, strict=True) if n == 0]
         if absent:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from labelproof.engine.settings import Settings
 
@@ -15,7 +17,12 @@ def launch(settings: Settings) -> Fabric:
     strategy: Any = "auto"
     if settings.devices > 1:
         # rows of per-sample state are synchronised where they are written: a broadcast would overwrite them
-        strategy = DDPStrategy(broadcast_buffers=False, process_group_backend=None)
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        name = (
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        )  # renamed in torch 2.13
+        options: dict[str, Any] = {name: False}
+        strategy = DDPStrategy(**options)
     precision: Any = settings.precision
     fabric = Fabric(accelerator=settings.device, devices=settings.devices, strategy=strategy, precision=precision)
     if settings.devices > 1:

@@ -82,7 +82,9 @@ class Progress:
         self.bar.update(self.task, figures=figures)
         every = max(1, self.epochs // 10)
         if not self.console.is_terminal and (row["epoch"] % every == 0 or row["epoch"] == self.epochs):
-            self.console.print(f"{self.title}  epoch {row['epoch']}/{self.epochs}  {figures}", highlight=False)
+            self.console.print(
+                f"{self.title}  epoch {row['epoch']}/{self.epochs}  {figures}", highlight=False, soft_wrap=True
+            )
 
     def close(self) -> None:
         """Leave the terminal as it was."""

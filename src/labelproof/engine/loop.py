@@ -97,8 +97,9 @@ def fit(
 
         shown = verbose if fabric.is_global_zero else 0
         writer = tensorboard_writer(folder) if tensorboard and folder and fabric.is_global_zero else None
-        title = method.title or type(method).__name__
-        with closing(Progress(shown, title, settings.epochs, inputs.train.steps, loop.epoch)) as progress:
+        with closing(
+            Progress(shown, type(method).__name__, settings.epochs, inputs.train.steps, loop.epoch)
+        ) as progress:
             while not loop.finished:
                 for step in loop.steps():
                     progress.step()

@@ -17,6 +17,7 @@ def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float = 0.
     Returns:
         `(B,)` fp32.
 
+    >>> import torch
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).exp()
     tensor([4., 4.])
     """
@@ -28,6 +29,7 @@ def squared_error(out: Tensor, target: Tensor) -> Tensor:
 
     The half makes the gradient with respect to f the residual itself.
 
+    >>> import torch
     >>> squared_error(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]]))
     tensor([12.5000])
     """

@@ -61,4 +61,4 @@ class ELR(Method):
         return Loss((ce + self.lam * reg).mean(), out=out, log={"ce": ce.mean(), "elr": reg.mean()})  # (3)
 
     def belief(self) -> Tensor:
-        return self.t.values
+        return self.t.values / self.t.values.sum(1, keepdim=True)  # sums to 1 − β^k after k visits

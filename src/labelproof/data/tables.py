@@ -1,0 +1,284 @@
+"""Columns to arrays: features, class codes, targets and ids out of a pandas frame, with an error for what does not fit.
+
+Rows are counted from 0 in every message, the header left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from labelproof.core.registry import did_you_mean
+
+MAX_CATEGORIES = 50
+"""A text column with more distinct values than this is not one-hot encoded but refused."""
+
+MAX_FLOAT_CLASSES = 20
+"""Fractional labels with more distinct values than this are regression targets."""
+
+TASKS = ("auto", "classification", "regression")
+_LABEL_NAMES = ("label", "target", "class", "y")
+_LISTED = 60
+
+
+class Labels(NamedTuple):
+    """Labels as `Data` holds them."""
+
+    y: NDArray[Any]
+    classes: NDArray[Any] | None
+    truth: NDArray[Any] | None
+
+
+def listed(names: Sequence[Hashable]) -> str:
+    """Names for a message, cut short if there are very many."""
+    rest = len(names) - _LISTED
+    return ", ".join(map(str, names[:_LISTED])) + (f" ... and {rest} more" if rest > 0 else "")
+
+
+def column(frame: pd.DataFrame, name: str | None, argument: str, origin: str) -> str | None:
+    """`name`, if the frame has such a column; `None` stays `None`.
+
+    Raises:
+        ValueError: it has not; the message names the closest column and lists them all.
+    """
+    if name is None or name in frame.columns:
+        return name
+    names = [str(known) for known in frame.columns]
+    raise ValueError(
+        f"{argument}={name!r} is not a column of {origin}{did_you_mean(name, names)} There are: {listed(names)}"
+    )
+
+
+def label_column(frame: pd.DataFrame, label: str | None, origin: str) -> str:
+    """The label column: the one asked for, else the only one called label, target, class or y, in any case.
+
+    Raises:
+        ValueError: no such column, or several; the message lists the columns.
+    """
+    asked = column(frame, label, "label", origin)
+    if asked is not None:
+        return asked
+    found = [str(name) for name in frame.columns if str(name).lower() in _LABEL_NAMES]
+    if len(found) == 1:
+        return found[0]
+    what = f"{' and '.join(found)} could each be" if found else "none is called label, target, class or y, so none is"
+    raise ValueError(
+        f"which column of {origin} holds the labels? {what} taken for it: say so with label=. "
+        f"Its columns: {listed(list(frame.columns))}"
+    )
+
+
+def refuse_missing(values: pd.Series[Any], name: str, origin: str, remedy: str) -> None:
+    """Raise if a value is missing or infinite, saying in which column, how many, and in which row first."""
+    bad = values.isna().to_numpy()
+    what = "missing"
+    if not bad.any() and pd.api.types.is_float_dtype(values.dtype):
+        bad = np.isinf(values.to_numpy(dtype=np.float64))
+        what = "infinite"
+    if bad.any():
+        count = int(bad.sum())
+        noun = "values" if count > 1 else "value"
+        raise ValueError(
+            f"column {name!r} of {origin} has {count} {what} {noun}, the first in row {int(bad.argmax())}: {remedy}"
+        )
+
+
+def encode_labels(
+    given: pd.Series[Any],
+    *,
+    task: str,
+    origin: str,
+    truth: pd.Series[Any] | None = None,
+    classes: NDArray[Any] | None = None,
+) -> Labels:
+    """Class codes or targets out of the column(s) of labels.
+
+    Args:
+        given: the labels; its name is used in messages.
+        task: `"classification"`, `"regression"` or `"auto"`, see `labelproof.data.readers.read`.
+        origin: what to call the data in messages.
+        truth: true labels, coded with the same classes.
+        classes: code with these instead of the sorted distinct values.
+
+    Raises:
+        ValueError: labels missing, not numbers in regression, unknown to `classes`, or mostly distinct.
+    """
+    columns = [given] if truth is None else [given, truth]
+    for values in columns:
+        remedy = "drop those rows or label them (an empty cell, NA, None, null and nan count as missing)"
+        refuse_missing(values, str(values.name), origin, remedy)
+    if task == "regression" or (task == "auto" and _looks_continuous(given)):
+        targets = [_targets(values, origin) for values in columns]
+        return Labels(targets[0], None, targets[1] if truth is not None else None)
+    if task == "auto":
+        _refuse_distinct(given, origin)
+    simple = [plain(values) for values in columns]
+    if len({_family(values) for values in simple}) > 1:
+        raise ValueError(
+            f"columns {str(given.name)!r} and {str(columns[1].name)!r} of {origin} hold labels of different kinds "
+            f"({_first(given)!r} and {_first(columns[1])!r}): write the truth as the labels are written"
+        )
+    together = pd.concat(simple, ignore_index=True)
+    if classes is None:
+        codes, uniques = pd.factorize(together, sort=True)
+        classes = np.asarray(pd.Index(uniques).tolist())
+    else:
+        codes = pd.Index(classes.tolist()).get_indexer(pd.Index(together.tolist()))
+        if (codes < 0).any():
+            at = int((codes < 0).argmax())
+            raise ValueError(
+                f"label {_first(together[at:])!r} (row {at % len(given)} of {origin}) is not a class of the training "
+                f"data, which are: {listed(classes.tolist())}"
+            )
+    codes = codes.astype(np.int64)
+    return Labels(codes[: len(given)], classes, codes[len(given) :] if truth is not None else None)
+
+
+def feature_matrix(
+    frame: pd.DataFrame, *, origin: str, like: Sequence[str] | None = None
+) -> tuple[NDArray[np.float32], list[str]]:
+    """All columns as one float32 matrix `(N, D)` with the names of its columns.
+
+    Numbers stay as they are, booleans become 0 and 1, text of up to 50 distinct values becomes one 0/1 column per value
+    ("colour=red").
+
+    Args:
+        frame: feature columns only.
+        origin: what to call the data in messages.
+        like: the columns of an earlier matrix, to come out in the same order.
+
+    Raises:
+        ValueError: no column, missing or infinite values, a column that makes no numbers, or one that `like` lacks.
+    """
+    parts: dict[str, NDArray[np.float32]] = {}
+    texts: set[str] = set()
+    for name, values in frame.items():
+        remedy = f"fill or drop those rows, or leave the column out with drop=[{str(name)!r}]"
+        refuse_missing(values, str(name), origin, remedy)
+        if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_numeric_dtype(values.dtype):
+            parts[str(name)] = _numbers(values, str(name), origin)
+        else:
+            texts.add(str(name))
+            parts |= _one_hot(values, str(name), origin)
+    if not parts:
+        raise ValueError(f"{origin} has no feature columns: nothing is left beside labels and ids")
+    if like is not None:
+        parts = _aligned(parts, texts, like, origin)
+    return np.column_stack(list(parts.values())), list(parts)
+
+
+def ids_of(values: pd.Series[Any], origin: str) -> NDArray[Any]:
+    """The ids in a column, `(N,)`, integers or text.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    refuse_missing(
+        values, str(values.name), origin, "every sample needs an id; or leave id_column out to use row numbers"
+    )
+    return np.asarray(plain(values).tolist())
+
+
+def _first(values: pd.Series[Any]) -> Any:
+    """The first value as Python has it: messages should not say `np.int64(3)`."""
+    return values.iloc[:1].tolist()[0]
+
+
+def plain(values: pd.Series[Any]) -> pd.Series[Any]:
+    """The same values as plain numbers, booleans or text, whatever the column's storage."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype)
+    values = values.infer_objects()
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return values.astype(bool)
+    if pd.api.types.is_integer_dtype(values.dtype):
+        return values.astype(np.int64)
+    if pd.api.types.is_float_dtype(values.dtype):
+        return values.astype(np.float64)
+    return values.astype(str)
+
+
+def _family(values: pd.Series[Any]) -> str:
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return "yes or no"
+    return "number" if pd.api.types.is_numeric_dtype(values.dtype) else "text"
+
+
+def _looks_continuous(values: pd.Series[Any]) -> bool:
+    if not pd.api.types.is_float_dtype(values.dtype):
+        return False
+    numbers = values.to_numpy(dtype=np.float64)
+    return bool((numbers % 1 != 0).any()) and len(np.unique(numbers)) > MAX_FLOAT_CLASSES
+
+
+def _refuse_distinct(values: pd.Series[Any], origin: str) -> None:
+    distinct = values.nunique()
+    if distinct > max(MAX_FLOAT_CLASSES, len(values) // 2):
+        raise ValueError(
+            f"label column {str(values.name)!r} of {origin} has {distinct} distinct values in {len(values)} rows: "
+            "is it the label? If it is a number to predict, say task='regression'; if every value is a class, "
+            "task='classification'"
+        )
+
+
+def _targets(values: pd.Series[Any], origin: str) -> NDArray[np.float32]:
+    if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
+        raise ValueError(
+            f"label column {str(values.name)!r} of {origin} does not hold numbers (its first value is "
+            f"{_first(values)!r}): regression needs numbers; otherwise say task='classification'"
+        )
+    return _numbers(values, str(values.name), origin)[:, None]
+
+
+def _numbers(values: pd.Series[Any], name: str, origin: str) -> NDArray[np.float32]:
+    exact = values.to_numpy(dtype=np.float64)
+    with np.errstate(over="ignore"):
+        numbers = exact.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        row = int(np.isinf(numbers).argmax())
+        raise ValueError(
+            f"column {name!r} of {origin} holds {exact[row]:g} (row {row}), too large for float32: scale it"
+        )
+    return numbers
+
+
+def _one_hot(values: pd.Series[Any], name: str, origin: str) -> dict[str, NDArray[np.float32]]:
+    first = _first(values)
+    categorical = isinstance(values.dtype, pd.CategoricalDtype)
+    if not categorical and not isinstance(first, str):
+        raise ValueError(
+            f"column {name!r} of {origin} holds {type(first).__name__} values, which make no features: "
+            f"turn it into numbers or text, or leave it out with drop=[{name!r}]"
+        )
+    codes, uniques = pd.factorize(plain(values).astype(str), sort=True)
+    if len(uniques) > MAX_CATEGORIES:
+        shown = first if len(str(first)) <= 30 else f"{str(first)[:30]}..."
+        raise ValueError(
+            f"column {name!r} of {origin} holds {len(uniques)} distinct texts (the first is {shown!r}), more than the "
+            f"{MAX_CATEGORIES} that are made columns of: leave it out with drop=[{name!r}], name the samples with it "
+            f"(id_column={name!r}), or turn it into numbers first"
+        )
+    return {f"{name}={value}": (codes == code).astype(np.float32) for code, value in enumerate(uniques)}
+
+
+def _aligned(
+    parts: Mapping[str, NDArray[np.float32]], texts: set[str], like: Sequence[str], origin: str
+) -> dict[str, NDArray[np.float32]]:
+    """The columns in the order of `like`; a text value that does not occur here gets a column of zeros."""
+    rows = len(next(iter(parts.values())))
+    out: dict[str, NDArray[np.float32]] = {}
+    for name in like:
+        if name not in parts and not any(name.startswith(f"{text}=") for text in texts):
+            raise ValueError(
+                f"{origin} lacks the column {name!r} of the training data; its columns: {listed([*parts])}"
+            )
+        out[name] = parts.get(name, np.zeros(rows, dtype=np.float32))
+    known = {text for text in texts if any(name.startswith(f"{text}=") for name in like)}
+    new = [name for name in parts if name not in out and any(name.startswith(f"{text}=") for text in known)]
+    if new:
+        raise ValueError(f"{origin} has values that the training data has not: {listed(new)}")
+    return out

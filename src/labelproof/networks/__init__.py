@@ -1,0 +1,100 @@
+"""The built-in networks, by name.
+
+>>> import torch
+>>> from labelproof import networks
+>>> net = networks.build("cnn", (1, 28, 28), 10)
+>>> x = torch.zeros(2, 1, 28, 28)
+>>> net.features(x).shape, net(x).shape
+(torch.Size([2, 1024]), torch.Size([2, 10]))
+
+Any `nn.Module` of the user's serves just as well; one that offers `features(x)` and `head` serves every method.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from labelproof.core.registry import lookup
+from labelproof.networks.base import Backbone
+from labelproof.networks.cnn import SmallCNN
+from labelproof.networks.cnn9 import CNN9
+from labelproof.networks.mlp import MLP
+from labelproof.networks.preact import PreActBlock
+from labelproof.networks.resnet import ResNet
+
+__all__ = ["Backbone", "available", "build"]
+
+
+class _Entry(NamedTuple):
+    make: Callable[[tuple[int, ...], int], Backbone]
+    smallest: int  # pixels a side; 0 for a network that takes inputs of any shape
+    about: str
+
+
+_NETWORKS = {
+    "mlp": _Entry(MLP, 0, "two hidden layers of 256, no BatchNorm; rows, or images flattened"),
+    "cnn": _Entry(SmallCNN, 4, "3 small conv layers, quick on a CPU; images from 4x4"),
+    "cnn9": _Entry(CNN9, 28, "the 9-layer CNN of Co-teaching; images from 28x28"),
+    "resnet18": _Entry(partial(ResNet, depths=(2, 2, 2, 2)), 8, "ResNet-18 for small images; from 8x8"),
+    "resnet34": _Entry(partial(ResNet, depths=(3, 4, 6, 3)), 8, "ResNet-34 for small images (ELR, SOP); from 8x8"),
+    "preact-resnet18": _Entry(
+        partial(ResNet, depths=(2, 2, 2, 2), block=PreActBlock),
+        8,
+        "PreActResNet-18 (ELR+, SOP+, DivideMix); images from 8x8",
+    ),
+}
+
+
+def available() -> dict[str, str]:
+    """The names `build` knows, each with one line about it.
+
+    >>> list(available())
+    ['mlp', 'cnn', 'cnn9', 'resnet18', 'resnet34', 'preact-resnet18']
+    """
+    return {name: entry.about for name, entry in _NETWORKS.items()}
+
+
+def build(name: str, in_shape: Sequence[int], num_outputs: int) -> Backbone:
+    """A freshly initialised network (PyTorch's default initialisation, drawn from torch's global generator).
+
+    Args:
+        name: one of `available()`.
+        in_shape: shape of one input without the batch: `(C, H, W)` for images, `(D,)` for rows.
+        num_outputs: classes in classification, targets in regression; at least 1.
+
+    Returns:
+        A module from float input `(B, *in_shape)` to `(B, num_outputs)`; it has `features(x)` and `head`.
+
+    Raises:
+        ValueError: unknown name, a shape the network cannot take, or no output.
+
+    >>> build("mlp", (13,), 1).head
+    Linear(in_features=256, out_features=1, bias=True)
+    """
+    entry = lookup("network", name, _NETWORKS)
+    shape, outputs = tuple(operator.index(side) for side in in_shape), operator.index(num_outputs)
+    if outputs < 1:
+        raise ValueError(f"num_outputs={outputs} must be at least 1: the number of classes, or of regression targets")
+    if not shape or min(shape) < 1:
+        raise ValueError(f"in_shape={shape} must be (C, H, W) for images or (D,) for rows, every entry at least 1")
+    _check_image(name, shape, entry.smallest)
+    return entry.make(shape, outputs)
+
+
+def _check_image(name: str, shape: tuple[int, ...], smallest: int) -> None:
+    if smallest == 0:
+        return
+    if len(shape) != 3:
+        raise ValueError(
+            f"network={name!r} takes images (C, H, W), but one input has in_shape={shape}: "
+            "use network='mlp', or reshape the inputs to images"
+        )
+    if min(shape[1:]) < smallest:
+        fitting = [other for other, entry in _NETWORKS.items() if entry.smallest <= min(shape[1:])]
+        raise ValueError(
+            f"network={name!r} needs images of at least {smallest}x{smallest} pixels, not {shape[1]}x{shape[2]}: "
+            f"resize them (image_size={smallest}) or use one of {', '.join(fitting)}"
+        )

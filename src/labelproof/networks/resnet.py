@@ -1,0 +1,72 @@
+"""ResNet-18 and ResNet-34 with the CIFAR stem, as ELR, SOP and CIFAR-N train them.
+
+He et al., "Deep residual learning for image recognition", CVPR 2016. The stem for small images is one 3x3 convolution
+with stride 1 and no max-pooling, in place of the 7x7 one with stride 2 and pooling meant for ImageNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from labelproof.networks.base import Backbone
+
+_WIDTHS = (64, 128, 256, 512)
+
+
+class BasicBlock(nn.Module):
+    """conv-BN-ReLU-conv-BN, plus the input (through a 1x1 conv and BN where the shape changes), then ReLU."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != width:
+            self.shortcut.append(nn.Conv2d(channels, width, 1, stride=stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet(Backbone):
+    """Four stages of residual blocks at 64, 128, 256 and 512 channels, for small images.
+
+    Args:
+        in_shape: `(C, H, W)`; height and width are halved three times, then averaged away.
+        num_outputs: outputs of the last layer.
+        depths: blocks in each stage.
+        block: makes one block from (channels in, channels out, stride).
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_outputs: int,
+        *,
+        depths: Sequence[int],
+        block: Callable[[int, int, int], nn.Module] = BasicBlock,
+    ) -> None:
+        super().__init__()
+        channels = _WIDTHS[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_shape[0], channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+        self.blocks = nn.Sequential()
+        for stage, (width, depth) in enumerate(zip(_WIDTHS, depths, strict=True)):
+            for position in range(depth):
+                self.blocks.append(block(channels, width, 2 if stage > 0 and position == 0 else 1))
+                channels = width
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(channels, num_outputs)
+
+    def features(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W) -> (B, 512)`."""
+        out: Tensor = self.pool(self.blocks(self.stem(x)))
+        return out

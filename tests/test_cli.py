@@ -1,0 +1,187 @@
+"""The command line, as a newcomer types it: real files, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from labelproof import cli
+from tests.toy import blobs, line, same
+
+LABELPROOF = [sys.executable, "-m", "labelproof"]
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    """A CSV of one's own: two number columns too many, string labels, some wrong, the truth in a column."""
+    data = blobs(240, flips=0.2)
+    names = np.array(["iris", "lily", "rose"])
+    frame = pd.DataFrame(np.asarray(data.x), columns=[f"petal {i}" for i in range(8)])
+    frame["species"], frame["really"] = names[data.y], names[data.truth]
+    frame.insert(0, "id", [f"plant-{i:03d}" for i in range(240)])
+    path = tmp_path / "flowers.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def run(*words: str | Path) -> int:
+    return cli.main([str(w) for w in words])
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run(*words)
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_train_writes_a_run_folder(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, out = flowers.read_bytes(), tmp_path / "run"
+    run("train", flowers, "--label", "species", "--truth", "really", "--epochs", "8", "--lr", ".1", "--out", out)
+    assert flowers.read_bytes() == before
+    assert {p.name for p in out.iterdir()} >= {
+        "run.json", "metrics.csv", "issues.csv", "gallery.npz", "report.html", "last.ckpt"
+    }  # fmt: skip
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["data"]["classes"] == ["iris", "lily", "rose"]
+    assert record["method"]["params"] == {"lam": 3.0, "beta": 0.7}
+    assert record["result"]["average_precision"] > 0.8
+    issues = pd.read_csv(out / "issues.csv")
+    assert sorted(issues["id"]) == [f"plant-{i:03d}" for i in range(240)]
+    shown = capsys.readouterr().out
+    assert "labels estimated wrong" in shown
+    assert "most suspicious" in shown
+    assert str(out / "report.html") in shown.replace("\n", "")
+
+
+def test_find_writes_the_list(flowers: Path, tmp_path: Path) -> None:
+    for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet), (".json", pd.read_json)):
+        out = tmp_path / f"issues{suffix}"
+        run("find", flowers, "--label", "species", "--truth", "really", "--out", out, "--epochs", "4", "--quiet")
+        table = read(out)
+        assert list(table.columns[:6]) == ["id", "given", "suggested", "p_wrong", "rank", "flagged"]
+        assert len(table) == 240
+
+
+def test_inject_never_touches_the_input(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, out = flowers.read_bytes(), tmp_path / "noisy.parquet"
+    run("inject", flowers, "--label", "really", "--noise", "pairflip:0.45", "--out", out)
+    assert flowers.read_bytes() == before
+    noisy, clean = pd.read_parquet(out), pd.read_csv(flowers)
+    wrong = noisy["really"] != clean["really"]
+    assert wrong.mean() == pytest.approx(0.45, abs=0.1)
+    assert (noisy["label_original"] == clean["really"]).all()
+    assert f"{wrong.mean():.4f}" in capsys.readouterr().out
+
+
+def test_a_regression_csv_goes_through(tmp_path: Path) -> None:
+    data = line(200, outliers=0.1)
+    frame = pd.DataFrame(np.asarray(data.x), columns=list("abcdef")).assign(price=data.y)
+    frame.to_csv(tmp_path / "prices.csv", index=False)
+    how = ["--method", "co-teaching", "--noise-rate", "0.1", "--lr", ".02", "--batch-size", "32", "--quiet"]
+    run("find", tmp_path / "prices.csv", "--label", "price", *how, "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert (data.y != data.truth)[table["id"].head(20), 0].mean() > 0.9
+
+
+def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
+    """SIGKILL to the real command; then --resume; then compared with a run that was left alone."""
+    words = ["train", "digits", "--method", "co-teaching", "--network", "mlp", "--noise", "symmetric:0.4"]
+    words += ["--epochs", "12", "--checkpoint-every", "3", "--validation-fraction", "0.1"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    victim = subprocess.Popen([*LABELPROOF, *words, "--out", str(killed)], env=env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (killed / "previous.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL, "it must not have finished"
+    assert json.loads((killed / "run.json").read_text())["status"] == "running"
+    for out, more in ((killed, ["--resume"]), (whole, [])):
+        subprocess.run([*LABELPROOF, *words, "--out", str(out), "--quiet", *more], env=env, check=True)
+    from labelproof.engine import checkpoint
+
+    a, b = checkpoint.load(killed), checkpoint.load(whole)
+    for part in ("training", "evidence"):
+        assert same(a[part], b[part])
+    ours, theirs = (pd.read_csv(d / "issues.csv") for d in (killed, whole))
+    assert ours.equals(theirs)
+
+
+def test_overview_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in cli.COMMANDS)
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            run(name, "--help")
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert "example:" in text
+        assert name in text
+
+
+def test_flags_of_a_method_come_from_its_constructor(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("train", "--method", "co-teaching", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "options of --method co-teaching" in text
+    assert "--noise-rate" in text
+    assert "--lam LAM" not in text
+
+
+def test_methods_and_data_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    run("methods")
+    assert "co-teaching" in capsys.readouterr().out
+    run("data")
+    assert "digits" in capsys.readouterr().out
+
+
+def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown command 'trian': did you mean 'train'?" in fails(capsys, "trian", flowers)
+    assert "unknown flag --epoch: did you mean '--epochs'?" in fails(capsys, "train", flowers, "--epoch", "3")
+    assert "unknown method 'erl': did you mean 'elr'?" in fails(capsys, "train", flowers, "--method", "erl")
+    text = fails(capsys, "train", flowers, "--label", "specie")
+    assert "species" in text
+    assert "petal 0" in text
+    assert "did you mean 'digits'?" in fails(capsys, "train", "digit")
+    assert "symmetric" in fails(capsys, "train", "digits", "--noise", "symetric:0.4")
+    assert "--epochs" in fails(capsys, "train", "digits", "--epochs", "many")
+
+
+def test_nothing_is_overwritten(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", flowers, "--label", "species", "--epochs", "1", "--quiet", "--out", tmp_path / "run"]
+    run(*words)
+    stamp = (tmp_path / "run" / "run.json").read_bytes()
+    assert "holds a run already: give --resume to go on with it, or another folder" in fails(capsys, *words)
+    assert (tmp_path / "run" / "run.json").read_bytes() == stamp
+    assert "cannot write to the output folder" in fails(capsys, *words[:-1], flowers / "inside")
+    text = fails(capsys, "find", flowers, "--label", "species", "--out", "issues.xls")
+    assert "--out=issues.xls must end in .csv, .parquet or .json" in text
+
+
+def test_noise_on_noisy_labels_is_refused(flowers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = fails(capsys, "train", flowers, "--label", "species", "--truth", "really", "--noise", "symmetric:0.2")
+    assert "the labels of flowers are noisy already; leave --noise out" in text
+
+
+def test_two_processes_from_the_command_line(tmp_path: Path) -> None:
+    """Every joint batch is shared by two processes; one folder, one report, the list of one process."""
+    words = ["train", "digits", "--network", "mlp", "--noise", "symmetric:0.4", "--epochs", "3", "--device", "cpu"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for devices in ("1", "2"):
+        out = ["--devices", devices, "--out", str(tmp_path / devices)]
+        done = subprocess.run([*LABELPROOF, *words, *out], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.count("most suspicious") == 1
+    one, two = (pd.read_csv(tmp_path / d / "issues.csv").set_index("id")["p_wrong"] for d in "12")
+    assert (one - two.loc[one.index]).abs().max() < 1e-4

@@ -1,0 +1,201 @@
+"""The scikit-learn face."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
+
+import labelproof as lp
+from tests.toy import blobs, line
+
+DATA = blobs(200, flips=0.2)
+X, Y = np.asarray(DATA.x), DATA.y
+QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 32, "lr": 0.1}
+
+#: Checks of scikit-learn that fail, each with its reason.
+EXCEPTIONS = {
+    "check_methods_subset_invariance": "asks for 1e-7; the last bit in fp32 depends on the batch",
+    "check_methods_sample_order_invariance": "asks for 1e-7, as above",
+}
+
+
+@parametrize_with_checks(
+    [
+        lp.NoisyLabelClassifier(epochs=20, batch_size=16, lr=0.1),
+        lp.NoisyLabelRegressor(epochs=40, batch_size=16, lr=0.05),
+    ],
+    expected_failed_checks=lambda estimator: EXCEPTIONS,
+)
+@pytest.mark.filterwarnings("ignore:batch_size=")
+def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("method", ["ce", "elr", "co-teaching"])
+def test_fit_predict_score_find(method: str) -> None:
+    clf = lp.NoisyLabelClassifier(method=method, **{**QUICK, "epochs": 10}).fit(X, Y)
+    assert clf.classes_.tolist() == [0, 1, 2]
+    assert clf.predict_proba(X).shape == (200, 3)
+    np.testing.assert_allclose(clf.predict_proba(X).sum(1), 1, atol=1e-5)
+    assert clf.score(X, DATA.truth) > 0.85
+    assert len(clf.history_) == 10
+    issues = clf.find_issues()
+    assert list(issues.columns[:6]) == ["id", "given", "suggested", "p_wrong", "rank", "flagged"]
+    assert sorted(issues["id"]) == list(range(200))
+    assert issues["rank"].tolist() == list(range(1, 201))
+    assert issues["p_wrong"].is_monotonic_decreasing
+    planted = (DATA.truth != Y)[issues["id"]]
+    assert planted[: planted.sum()].mean() > 0.7
+
+
+def test_labels_and_ids_are_the_users_own() -> None:
+    names = np.array(["ant", "bee", "cat"])[Y]
+    frame = pd.DataFrame(X, columns=[f"f{i}" for i in range(8)], index=[f"row-{i}" for i in range(200)])
+    clf = lp.NoisyLabelClassifier(**QUICK).fit(frame, names)
+    assert set(clf.predict(frame)) <= {"ant", "bee", "cat"}
+    issues = clf.find_issues()
+    assert set(issues["given"]) == {"ant", "bee", "cat"}
+    given = dict(zip(frame.index, names, strict=True))
+    assert all(given[i] == g for i, g in zip(issues["id"], issues["given"], strict=True))
+    assert clf.feature_names_in_.tolist() == list(frame.columns)
+
+
+def test_clone_pipeline_and_grid_search_reach_the_methods_options() -> None:
+    clf = lp.NoisyLabelClassifier(method=lp.methods.ELR(lam=3, beta=0.7), **QUICK)
+    twin = clone(clf)
+    assert twin.get_params()["method__lam"] == 3
+    assert twin.method is not clf.method
+    search = GridSearchCV(make_pipeline(MinMaxScaler(), clf), {"noisylabelclassifier__method__lam": [0.0, 2.0]}, cv=2)
+    search.fit(X, Y)
+    assert search.best_params_.keys() == {"noisylabelclassifier__method__lam"}
+    by_name = lp.NoisyLabelClassifier(method="elr", **QUICK).set_params(method__lam=5.0)
+    assert by_name.method.lam == 5.0
+    with pytest.raises(ValueError, match="ELR has no hyper-parameter 'lamb'; it has lam, beta"):
+        by_name.set_params(method__lamb=1)
+
+
+def test_networks_by_name_module_and_function() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    before = module[0].weight.clone()
+    for network in (
+        "mlp",
+        module,
+        lambda: nn.Linear(8, 3),
+        lambda num_outputs: nn.Linear(8, num_outputs),
+        lambda in_shape, num_outputs: nn.Linear(in_shape[0], num_outputs),
+    ):
+        clf = lp.NoisyLabelClassifier(method="co-teaching", network=network, **QUICK).fit(X, Y)
+        assert clf.predict(X).shape == (200,)
+    assert torch.equal(before, module[0].weight), "the user's module is never trained in place"
+    with pytest.raises(ValueError, match=r"unknown network 'mpl': did you mean 'mlp'\?"):
+        lp.NoisyLabelClassifier(network="mpl", **QUICK).fit(X, Y)
+
+
+def test_a_module_with_unknown_weights_cannot_start_two_networks() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(8, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.w
+
+    lp.NoisyLabelClassifier(network=Bare(), **QUICK).fit(X, Y)
+    with pytest.raises(ValueError, match=r"part 'Bare' has weights but no reset_parameters\(\).* pass a function"):
+        lp.NoisyLabelClassifier(method="co-teaching", network=Bare(), **QUICK).fit(X, Y)
+
+
+def test_images_and_map_style_data_sets() -> None:
+    digits = load_digits()
+    images = (digits.images[:300, None] * 15).astype(np.uint8)
+    data = torch.utils.data.TensorDataset(torch.from_numpy(images), torch.from_numpy(digits.target[:300]))
+    a = lp.NoisyLabelClassifier(network="cnn", **QUICK).fit(images, digits.target[:300])
+    b = lp.NoisyLabelClassifier(network="cnn", **QUICK).fit(data)
+    np.testing.assert_allclose(a.predict_proba(images), b.predict_proba(data), atol=1e-5)
+    assert a.find_issues().equals(b.find_issues())
+
+
+def test_regression_finds_planted_errors() -> None:
+    data = line(300, outliers=0.1)
+    reg = lp.NoisyLabelRegressor(noise_rate=0.2, epochs=60, batch_size=32, lr=0.02).fit(data.x, data.y[:, 0])
+    assert reg.predict(data.x).shape == (300,)
+    assert reg.score(data.x, data.truth) > 0.9
+    issues = reg.find_issues()
+    planted = (data.y != data.truth)[:, 0]
+    assert planted[issues["id"].head(30)].all()
+    assert issues["flagged"].sum() == pytest.approx(30, abs=5)
+    two = lp.NoisyLabelRegressor(method="mse", **QUICK).fit(data.x, np.hstack([data.y, data.y]))
+    assert two.predict(data.x).shape == (300, 2)
+
+
+def test_a_fitted_estimator_can_be_pickled() -> None:
+    clf = lp.NoisyLabelClassifier(**QUICK).fit(X, Y)
+    again = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(clf.predict_proba(X), again.predict_proba(X))
+    assert again.find_issues().equals(clf.find_issues())
+
+
+def test_random_state() -> None:
+    a, b, c = (lp.NoisyLabelClassifier(random_state=s, **QUICK).fit(X, Y).predict_proba(X) for s in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+    lp.NoisyLabelClassifier(random_state=np.random.RandomState(0), **QUICK).fit(X, Y)
+
+
+def test_silent_at_verbose_0(capfd: pytest.CaptureFixture[str]) -> None:
+    lp.NoisyLabelClassifier(verbose=0, **QUICK).fit(X, Y).find_issues()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_find_issues_before_fit() -> None:
+    with pytest.raises(NotFittedError):
+        lp.NoisyLabelClassifier().find_issues()
+
+
+@pytest.mark.parametrize(
+    ("change", "x", "y", "text"),
+    [
+        ({}, np.where(np.arange(200)[:, None] == 7, np.nan, X), Y, "Input X contains NaN"),
+        ({}, np.where(np.arange(200)[:, None] == 7, np.inf, X), Y, "Input X contains infinity"),
+        ({}, X, np.zeros(200, int), r"labels have one class only \(0\): at least two are needed"),
+        ({}, X, Y[:-1], "inconsistent numbers of samples"),
+        ({}, X, None, r"NoisyLabelClassifier.fit\(X, y\) needs the labels"),
+        ({}, X, np.linspace(0, 1, 200), "Unknown label type: continuous"),
+        ({"method": "erl"}, X, Y, r"unknown method 'erl': did you mean 'elr'\? There are: ce, co-teaching, elr, mse"),
+        ({"method": 3}, X, Y, r"method=3 must be a name of lp.available_methods\(\) or a Method instance"),
+        ({"method": "mse"}, X, Y, "method MSE is for regression, but these labels make a classification task"),
+        ({"method": "elr", "noise_rate": 0.2}, X, Y, "method='elr' has no use for noise_rate=0.2: leave it out"),
+        ({"method": "co-teaching", "noise_rate": 1.0}, X, Y, r"noise_rate=1.0 must lie in \[0, 1\)"),
+        ({"network": "cnn"}, X, Y, "network='cnn' takes images"),
+        ({"network": 5}, X, Y, "network=5 must be the name of a built-in network, an nn.Module or a callable"),
+        ({"epochs": 0}, X, Y, r"epochs=0 must lie in \[1, inf\)"),
+        ({"lr": 0.0}, X, Y, r"lr=0.0 must lie in \(0, inf\)"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Any], x: Any, y: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        lp.NoisyLabelClassifier(**{**QUICK, **change}).fit(x, y)
+
+
+def test_prediction_inputs_are_checked() -> None:
+    images = np.zeros((40, 1, 8, 8), dtype=np.uint8)
+    images[::2] = 200
+    clf = lp.NoisyLabelClassifier(network="cnn", **QUICK).fit(images, np.arange(40) % 2)
+    with pytest.raises(ValueError, match=r"inputs have shape \(1, 9, 8\), but training inputs had \(1, 8, 8\)"):
+        clf.predict(np.zeros((2, 1, 9, 8), dtype=np.uint8))
+    with pytest.raises(ValueError, match="X has 5 features, but NoisyLabelClassifier is expecting 8 features"):
+        lp.NoisyLabelClassifier(**QUICK).fit(X, Y).predict(X[:, :5])
