@@ -170,6 +170,15 @@ def test_nothing_is_overwritten(flowers: Path, tmp_path: Path, capsys: pytest.Ca
     assert "--out=issues.xls must end in .csv, .parquet or .json" in text
 
 
+def test_a_run_that_never_began_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert "needs images of at least 28x28" in fails(capsys, "train", "digits", "--network", "cnn9", "--out", out)
+    assert "no checkpoint in" in fails(capsys, "train", "digits", "--resume", "--out", out)
+    assert not out.exists()
+    run("train", "digits", "--network", "mlp", "--epochs", "1", "--out", out, "--quiet")
+    assert (out / "report.html").exists()
+
+
 def test_noise_on_noisy_labels_is_refused(flowers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = fails(capsys, "train", flowers, "--label", "species", "--truth", "really", "--noise", "symmetric:0.2")
     assert "the labels of flowers are noisy already; leave --noise out" in text

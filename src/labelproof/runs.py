@@ -11,7 +11,8 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 import labelproof
 from labelproof.core.method import Method
 from labelproof.data.dataset import Data
+from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
 from labelproof.engine.inputs import input_shape
 from labelproof.engine.logs import write_text
@@ -88,29 +90,27 @@ def train(
     """
     factory = as_factory(network, input_shape(data), data.num_classes or data.y.shape[-1])
     record = _describe(data, method, network, settings, test, command)
-    writes = is_first_process()
-    if folder is not None and writes:
-        _open(folder, record, resume)
     began = time.perf_counter()
-    fitted = fit(
-        method,
-        factory,
-        data,
-        settings,
-        test=test,
-        folder=folder,
-        resume=resume,
-        verbose=verbose,
-        tensorboard=tensorboard,
-        stamp={"network": network_name(network)},
-    )
+    with _opened(folder, record, resume):
+        fitted = fit(
+            method,
+            factory,
+            data,
+            settings,
+            test=test,
+            folder=folder,
+            resume=resume,
+            verbose=verbose,
+            tensorboard=tensorboard,
+            stamp={"network": network_name(network)},
+        )
     issues = issue_table(fitted)
     noise = estimate_noise(data.y, fitted.belief()) if data.classes is not None else None
     result = _result(fitted, issues, noise)
     result["seconds"] = round(fitted.history[-1]["seconds"], 2)
     result["seconds_with_report"] = round(time.perf_counter() - began, 2)
     run = Run(fitted, issues, noise, result, folder)
-    if folder is not None and writes:
+    if folder is not None and is_first_process():
         record["network"]["parameters"] = sum(p.numel() for p in fitted.nets[0].parameters())
         _write(folder, run, {**record, "status": "finished", "result": result})
     return run
@@ -181,18 +181,32 @@ def _on_cuda(settings: Settings) -> bool:
     return settings.device != "cpu" and torch.cuda.is_available()
 
 
-def _open(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
-    known = folder / "run.json"
-    if known.exists() and not resume:
+@contextmanager
+def _opened(folder: Path | None, record: Mapping[str, Any], resume: bool) -> Iterator[None]:
+    """The run's folder while it trains: refused if it holds another run, gone again if training never began."""
+    if folder is None or not is_first_process():
+        yield
+        return
+    if checkpoint.found(folder) and not resume:
         raise FileExistsError(
             f"{folder} holds a run already: give --resume to go on with it, or another folder with --out"
         )
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not known.exists():
-            write_text(known, json.dumps(record, indent=1))
+        if not resume:
+            write_text(folder / "run.json", json.dumps(record, indent=1))
     except OSError as error:
         raise OSError(f"cannot write to the output folder {folder} ({error}): choose another with --out") from error
+    try:
+        yield
+    except Exception:
+        if not checkpoint.found(folder) and not resume:
+            (folder / "run.json").unlink(missing_ok=True)
+        if new:
+            with suppress(OSError):  # something is in it after all
+                folder.rmdir()
+        raise
 
 
 def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | None) -> dict[str, Any]:

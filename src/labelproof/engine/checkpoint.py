@@ -43,6 +43,11 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
         ) from error
 
 
+def found(folder: Path) -> list[Path]:
+    """The folder's checkpoints, the last one first."""
+    return [p for p in (folder / LAST, folder / BEFORE) if p.exists()]
+
+
 def load(folder: Path) -> dict[str, Any]:
     """The last checkpoint that can be read: the one before it, with a warning, if the last is damaged.
 
@@ -50,17 +55,17 @@ def load(folder: Path) -> dict[str, Any]:
         FileNotFoundError: there is no checkpoint.
         ValueError: none of those there can be read.
     """
-    found = [p for p in (folder / LAST, folder / BEFORE) if p.exists()]
-    if not found:
+    paths = found(folder)
+    if not paths:
         raise FileNotFoundError(f"no checkpoint in {folder}: nothing to resume; start without --resume")
-    for path in found:
+    for path in paths:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
         except Exception as error:  # a damaged file fails in many ways
             reason = str(error).split("\n")[0]
             warnings.warn(f"{path} cannot be read ({reason}); trying the checkpoint before it", stacklevel=2)
-    raise ValueError(f"no readable checkpoint in {folder} ({', '.join(p.name for p in found)}): train anew")
+    raise ValueError(f"no readable checkpoint in {folder} ({', '.join(p.name for p in paths)}): train anew")
 
 
 def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:

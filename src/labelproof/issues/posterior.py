@@ -37,13 +37,14 @@ than by chance, there is nothing to tell the two apart by, and little to lose.
 on its own training samples break that: p_i holds some of y_i itself, and EM takes memorised noise for the model's
 ignorance. Then it contradicts itself. A model that ignorant (errors e = mean(1 - max_k s_ik)) leaves many samples
 near a tie between two classes, but a network that has fitted its samples leaves few. With m_i the log-odds between
-the two largest q_i after the hard start, in units of their median, both of these mean "memorised":
+the two largest q_i after the hard start, in units of their median, these together mean "memorised":
 
     mean of the smallest eighth of m  >  1/8        the density of m rises away from ties (it cannot otherwise)
     e  >  1.4 P(m < 0.2)                            more claimed errors than there are ties to explain them
+    P(argmax q_i = y_i given y_i = j)  >  0.2       for each class j: otherwise nothing was fitted
 
 There p_i already contains y_i, so counting y_i again by (4) would be wrong: r = softmax(8 log q / median margin).
-The 1.4 and the 8 are measured, not derived; docs/finding-wrong-labels.md has the figures, and where it fails.
+The 1.4, the 0.2 and the 8 are measured, not derived; docs/finding-wrong-labels.md has the figures, and where it fails.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 TINY = 1e-6  # least probability: log-odds beyond 14 say nothing about noise
-FIT_CELLS = 1_000_000  # T and a are fitted on at most this many cells of p; more samples would not change them
+FIT_CELLS = 1_000_000  # T and a are fitted on about this many cells of p; more samples would hardly change them
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def infer(given: Codes, p: Floats) -> Posterior:
         The posterior; time is O(N K^2), memory O(N K).
     """
     n, num_classes = p.shape
-    most = max(FIT_CELLS // num_classes, 10 * num_classes)
+    most = max(FIT_CELLS // num_classes, 3 * num_classes)
     some = np.random.default_rng(0).choice(n, most, replace=False) if n > most else np.arange(n)
     fit = _fit(given[some], p[some])
     proba = np.empty_like(p)
@@ -169,6 +170,7 @@ def _fit(given: Codes, p: Floats) -> _Fit:
         transition = shrunk_rows(_hard_confusion(given, q.argmax(axis=1), num_classes))
         q = _true_classes(p, transition if learnt else None)
     hard, margin, slope = transition, _margin(np.log(q)), 1.5
+    agree = _hard_confusion(given, q.argmax(axis=1), num_classes)
 
     for repeat in range(4):
         unmixing = transition if learnt else None
@@ -183,7 +185,7 @@ def _fit(given: Codes, p: Floats) -> _Fit:
     errors = _errors(q, slope)
 
     median = max(float(np.median(margin)), TINY)
-    if not _memorised(margin / median, errors):
+    if not _memorised(margin / median, errors, agree):
         return _Fit(unmixing, transition, slope, errors)
     unmixing, slope = (hard if learnt else None), 8 / median
     return _Fit(unmixing, None, slope, _errors(_true_classes(p, unmixing), slope))
@@ -217,11 +219,13 @@ def _errors(q: Floats, slope: float) -> float:
     return float(1 - _calibrate(q, slope).max(axis=1).mean())
 
 
-def _memorised(margin: Floats, errors: float) -> bool:
-    """Whether EM claims more errors than there are ties; `margin` (N,) in units of its median."""
+def _memorised(margin: Floats, errors: float, confusion: Floats) -> bool:
+    """Whether EM contradicts itself; `margin` (N,) in units of its median, `confusion` by decision (rows) and label."""
     eighth = max(len(margin) // 8, 1)
+    labels = confusion.sum(axis=0)
+    fitted = bool((np.diag(confusion) >= 0.2 * labels).all())
     risen = np.partition(margin, eighth - 1)[:eighth].mean() > 1 / 8
-    return bool(risen and errors > 1.4 * max((margin < 0.2).mean(), 1 / len(margin)))
+    return bool(fitted and risen and errors > 1.4 * max((margin < 0.2).mean(), 1 / len(margin)))
 
 
 def _calibrate(q: Floats, slope: float) -> Floats:

@@ -1,0 +1,116 @@
+"""The runs behind docs/results.md: real data, the commands a user would type, three seeds each.
+
+    python benchmarks/real_data.py            # run what is not finished, then rewrite the tables
+    python benchmarks/real_data.py --tables   # only rewrite the tables from benchmarks/results/real_data.json
+
+A run that is finished is not run again; one that was killed goes on from its checkpoint. Figures go to
+benchmarks/results/real_data.json, tables into docs/results.md between its markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / "benchmarks" / "results" / "real_data.json"
+PAGE = REPO / "docs" / "results.md"
+SEEDS = (0, 1, 2)
+
+#: Title -> the command's words; {method} and {seed} are filled in.
+SUITES: dict[str, tuple[str, dict[str, str]]] = {
+    "MNIST, 50 % symmetric noise (true class excluded), all 60,000 images, small CNN": (
+        "labelproof train mnist --noise symmetric:0.5 --method {method} --epochs 10 --validation-fraction 0.1 --seed {seed}",
+        {"ce": "ce", "elr": "elr"},
+    ),
+    "CIFAR-10N worse (human labels, 40.2 % wrong), 10,000 images, small CNN": (
+        "labelproof train cifar10n:worse --subset 10000 --method {method} --epochs 40 --validation-fraction 0.1"
+        " --seed {seed}",
+        {"ce": "ce", "elr": "elr", "co-teaching": "co-teaching --noise-rate 0.4"},
+    ),
+}
+
+
+def run(template: str, method: str, seed: int, out: Path) -> dict[str, Any]:
+    """One run, or its result if it is finished."""
+    record = out / "run.json"
+    if not record.exists() or json.loads(record.read_text())["status"] != "finished":
+        words = shlex.split(template.format(method=method, seed=seed))[1:]
+        resume = ["--resume"] if (out / "last.ckpt").exists() else []
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "labelproof", *words, "--quiet", "--out", str(out), *resume]
+        subprocess.run(command, check=True, env=env)
+    return dict(json.loads(record.read_text())["result"])
+
+
+def collect(runs: Path) -> dict[str, Any]:
+    """All suites; what is finished so far is written after each run."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = {
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread per run",
+        "suites": {},
+    }
+    for number, (title, (template, methods)) in enumerate(SUITES.items()):
+        for name, method in methods.items():
+            results = []
+            for seed in SEEDS:
+                results.append(run(template, method, seed, runs / f"{number}-{name}-seed{seed}"))
+                entry = {"command": template.format(method=method, seed="SEED"), "results": results}
+                found["suites"].setdefault(title, {})[name] = entry
+                RESULTS.parent.mkdir(exist_ok=True)
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def spread(values: list[float], scale: float = 100, digits: int = 2) -> str:
+    """Mean ± standard deviation."""
+    sd = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.mean(values):.{digits}f}{sd}"
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = []
+    for title, methods in found["suites"].items():
+        lines += [f"### {title}", ""]
+        lines += ["| method | test, last epoch | test at best noisy validation | list: average precision | estimated noise | minutes |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for name, entry in methods.items():
+            r = entry["results"]
+            column = {k: [x[k] for x in r] for k in ("test_accuracy", "test_accuracy_at_best_val", "average_precision", "noise_rate", "seconds")}
+            lines.append(
+                f"| {name} | {spread(column['test_accuracy'])} | {spread(column['test_accuracy_at_best_val'])} | "
+                f"{spread(column['average_precision'])} | {spread(column['noise_rate'], digits=1)} "
+                f"(true {spread([x['true_rate'] for x in r], digits=1)}) | {spread(column['seconds'], 1 / 60, 1)} |"
+            )
+        seeds = len(next(iter(methods.values()))["results"])
+        lines += ["", f"Per cent, mean ± standard deviation over {seeds} seeds (initial weights, order, split, and noise where injected). Commands:", "", "```sh"]
+        lines += [entry["command"].replace("SEED", "0") for entry in methods.values()]
+        lines += ["```", ""]
+    lines += [f"Commit {found['commit']}; {found['machine']}."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tables", action="store_true", help="only rewrite the tables")
+    parser.add_argument("--runs", type=Path, default=REPO / "runs" / "real-data")
+    args = parser.parse_args()
+    found = json.loads(RESULTS.read_text()) if args.tables else collect(args.runs)
+    page = PAGE.read_text()
+    body = f"<!-- real data: made by benchmarks/real_data.py -->\n{tables(found)}\n<!-- end -->"
+    PAGE.write_text(re.sub(r"<!-- real data:.*?<!-- end -->", lambda _: body, page, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    main()
