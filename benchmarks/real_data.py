@@ -29,7 +29,8 @@ SEEDS = (0, 1, 2)
 #: Title -> the command's words; {method} and {seed} are filled in.
 SUITES: dict[str, tuple[str, dict[str, str]]] = {
     "MNIST, 50 % symmetric noise (true class excluded), all 60,000 images, small CNN": (
-        "labelproof train mnist --noise symmetric:0.5 --method {method} --epochs 10 --validation-fraction 0.1 --seed {seed}",
+        "labelproof train mnist --noise symmetric:0.5 --method {method} --epochs 10 --validation-fraction 0.1"
+        " --seed {seed}",
         {"ce": "ce", "elr": "elr"},
     ),
     "CIFAR-10N worse (human labels, 40.2 % wrong), 10,000 images, small CNN": (
@@ -54,7 +55,9 @@ def run(template: str, method: str, seed: int, out: Path) -> dict[str, Any]:
 
 def collect(runs: Path) -> dict[str, Any]:
     """All suites; what is finished so far is written after each run."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True
+    )
     found: dict[str, Any] = {
         "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread per run",
@@ -78,25 +81,41 @@ def spread(values: list[float], scale: float = 100, digits: int = 2) -> str:
     return f"{scale * statistics.mean(values):.{digits}f}{sd}"
 
 
+HEAD = """\
+| method | test, last epoch | test at best noisy validation | list: average precision | estimated noise | minutes |
+|---|---|---|---|---|---|"""
+UNDER = (
+    "Per cent, mean ± standard deviation over {} seeds (of weights, order, split, and noise where injected). Commands:"
+)
+
+
+def row(name: str, results: list[dict[str, Any]]) -> str:
+    """One method's line."""
+    accuracy, best, found, noise, true, seconds = (
+        [r[key] for r in results]
+        for key in (
+            "test_accuracy",
+            "test_accuracy_at_best_val",
+            "average_precision",
+            "noise_rate",
+            "true_rate",
+            "seconds",
+        )
+    )
+    estimate = f"{spread(noise, digits=1)} (true {spread(true, digits=1)})"
+    cells = (name, spread(accuracy), spread(best), spread(found), estimate, spread(seconds, 1 / 60, 1))
+    return f"| {' | '.join(cells)} |"
+
+
 def tables(found: dict[str, Any]) -> str:
     """Markdown."""
     lines = []
     for title, methods in found["suites"].items():
-        lines += [f"### {title}", ""]
-        lines += ["| method | test, last epoch | test at best noisy validation | list: average precision | estimated noise | minutes |"]
-        lines += ["|---|---|---|---|---|---|"]
-        for name, entry in methods.items():
-            r = entry["results"]
-            column = {k: [x[k] for x in r] for k in ("test_accuracy", "test_accuracy_at_best_val", "average_precision", "noise_rate", "seconds")}
-            lines.append(
-                f"| {name} | {spread(column['test_accuracy'])} | {spread(column['test_accuracy_at_best_val'])} | "
-                f"{spread(column['average_precision'])} | {spread(column['noise_rate'], digits=1)} "
-                f"(true {spread([x['true_rate'] for x in r], digits=1)}) | {spread(column['seconds'], 1 / 60, 1)} |"
-            )
+        lines += [f"### {title}", "", HEAD]
+        lines += [row(name, entry["results"]) for name, entry in methods.items()]
         seeds = len(next(iter(methods.values()))["results"])
-        lines += ["", f"Per cent, mean ± standard deviation over {seeds} seeds (initial weights, order, split, and noise where injected). Commands:", "", "```sh"]
-        lines += [entry["command"].replace("SEED", "0") for entry in methods.values()]
-        lines += ["```", ""]
+        commands = [entry["command"].replace("SEED", "0") for entry in methods.values()]
+        lines += ["", UNDER.format(seeds), "", "```sh", *commands, "```", ""]
     lines += [f"Commit {found['commit']}; {found['machine']}."]
     return "\n".join(lines)
 

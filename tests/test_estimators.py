@@ -197,5 +197,9 @@ def test_prediction_inputs_are_checked() -> None:
     clf = lp.NoisyLabelClassifier(network="cnn", **QUICK).fit(images, np.arange(40) % 2)
     with pytest.raises(ValueError, match=r"inputs have shape \(1, 9, 8\), but training inputs had \(1, 8, 8\)"):
         clf.predict(np.zeros((2, 1, 9, 8), dtype=np.uint8))
+    with pytest.raises(
+        ValueError, match=r"inputs are floats up to 0\.784, but training inputs were uint8 images from 0 to 255"
+    ):
+        clf.predict(images / np.float32(255))
     with pytest.raises(ValueError, match="X has 5 features, but NoisyLabelClassifier is expecting 8 features"):
         lp.NoisyLabelClassifier(**QUICK).fit(X, Y).predict(X[:, :5])

@@ -84,3 +84,18 @@ def test_sample_parameter_steps_cost_rows_not_samples() -> None:
     optimizer.step()
     np.testing.assert_allclose(u.weight.detach()[[7, 900]], target)
     assert int((u.weight != 0).any(1).sum()) == 2
+
+
+@pytest.mark.parametrize("bad", [5, -1])
+def test_ids_out_of_range_are_an_error_not_another_sample(bad: int) -> None:
+    """ELR#4: the size of a batch given for that of the data set ran, and was wrong."""
+    table, index = SampleTable(5, 2), torch.tensor([0, bad])
+    for call in (
+        lambda: table.rows(index),
+        lambda: table.write(index, torch.ones(2, 2)),
+        lambda: table.ema(index, torch.ones(2, 2), 0.5),
+        lambda: SampleParameter(5).rows(index),
+    ):
+        with pytest.raises(IndexError, match=r"a sample id is not in \[0, 5\): .* num_samples is its size"):
+            call()
+    assert float(table.values.abs().sum()) == 0, "nothing was written"

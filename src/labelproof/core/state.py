@@ -18,6 +18,13 @@ def _check_ids(num_samples: int, shape: tuple[int, ...]) -> None:
         raise ValueError(f"num_samples={num_samples} and shape={shape} must be positive")
 
 
+def _out_of_range(n: int) -> IndexError:
+    return IndexError(
+        f"a sample id is not in [0, {n}): ids are rows of the whole training set, and num_samples is its size, "
+        "not that of a batch or a subset"
+    )
+
+
 class SampleTable(nn.Module):
     """`(num_samples, *shape)` of persistent memory.
 
@@ -50,25 +57,43 @@ class SampleTable(nn.Module):
         return self.values.numel() * self.values.element_size()
 
     def rows(self, index: Tensor) -> Tensor:
-        """Rows of the given ids, `(B, *shape)` fp32."""
-        return self.values[index].float()
+        """Rows of the given ids, `(B, *shape)` fp32.
+
+        Raises:
+            IndexError: an id is not in [0, N). (On a GPU the check is the device's own: asking would mean waiting.)
+        """
+        try:
+            return self.values.index_select(0, index).float()
+        except IndexError as error:
+            raise _out_of_range(len(self.values)) from error
 
     @torch.no_grad()
     def write(self, index: Tensor, new: Tensor) -> None:
         """Store `new`, `(B, *shape)`, under the given ids. Rows of all ranks are gathered first.
 
         An id that occurs twice in the joint batch gets the row that stands first, on every device and every time.
+
+        Raises:
+            IndexError: an id is not in [0, N); nothing is written.
         """
-        index, new = gather_rows(index), gather_rows(new)
-        order = index.argsort(stable=True)
-        first = order[torch.searchsorted(index[order], index)]
-        self.values[index] = new[first].to(self.values.dtype)
+        self.rows(index)  # raises before anything is written
+        self._store(index, new)
 
     @torch.no_grad()
     def ema(self, index: Tensor, new: Tensor, beta: float) -> Tensor:
-        r"""$t_i \leftarrow \beta t_i + (1-\beta)\,\mathrm{new}_i$; returns the updated rows, `(B, *shape)` fp32."""
-        self.write(index, beta * self.rows(index) + (1 - beta) * new.detach().float())
+        r"""$t_i \leftarrow \beta t_i + (1-\beta)\,\mathrm{new}_i$; returns the updated rows, `(B, *shape)` fp32.
+
+        Raises:
+            IndexError: an id is not in [0, N); nothing is written.
+        """
+        self._store(index, beta * self.rows(index) + (1 - beta) * new.detach().float())
         return self.rows(index)
+
+    def _store(self, index: Tensor, new: Tensor) -> None:
+        index, new = gather_rows(index), gather_rows(new)
+        order = index.argsort(stable=True)
+        first = order[torch.searchsorted(index[order], index)]
+        self.values.index_copy_(0, index, new[first].to(self.values.dtype))
 
     def extra_repr(self) -> str:
         return f"{tuple(self.values.shape)}, {self.values.dtype}, {self.nbytes / 1e6:.1f} MB"
@@ -98,8 +123,15 @@ class SampleParameter(nn.Module):
         self.weight = nn.Parameter(std * torch.randn(num_samples, size))
 
     def rows(self, index: Tensor) -> Tensor:
-        """Rows of the given ids, `(B, size)` fp32, with gradient."""
-        return F.embedding(index, self.weight, sparse=True)
+        """Rows of the given ids, `(B, size)` fp32, with gradient.
+
+        Raises:
+            IndexError: an id is not in [0, N).
+        """
+        try:
+            return F.embedding(index, self.weight, sparse=True)
+        except IndexError as error:
+            raise _out_of_range(len(self.weight)) from error
 
     @torch.no_grad()
     def sync_grad(self) -> None:

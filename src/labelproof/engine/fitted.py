@@ -37,6 +37,7 @@ class Fitted:
         best_epoch: epoch (from 1) of the best noisy validation score; 0 without validation.
         evidence: the per-sample record.
         shape: of one input.
+        dtype: of the training inputs, where they were an array.
     """
 
     method: Method
@@ -52,6 +53,7 @@ class Fitted:
     best_epoch: int
     evidence: Evidence
     shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
 
     @torch.no_grad()
     def predict(self, x: NDArray[Any] | MapStyle, *, batch_size: int = 1024) -> NDArray[np.float32]:
@@ -62,8 +64,15 @@ class Fitted:
             batch_size: inputs per forward pass.
 
         Raises:
-            ValueError: inputs of another shape.
+            ValueError: inputs of another shape or scale.
         """
+        if isinstance(x, np.ndarray) and x.ndim == 4 and x.dtype != np.uint8 and self.dtype == np.uint8:
+            top = float(x.max(initial=0))
+            if 0 < top <= 1:
+                raise ValueError(
+                    f"inputs are floats up to {top:.3g}, but training inputs were uint8 images from 0 to 255: "
+                    "give uint8 images, or floats on that scale"
+                )
         self.nets.eval()
         parts = [self.method.predict(self.nets, self.standardise(b)) for b in self._batches(x, batch_size)]
         prob = torch.cat(parts) if parts else torch.empty(0, self.task.num_outputs)

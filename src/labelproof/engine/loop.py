@@ -13,6 +13,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -235,6 +236,7 @@ class _Loop:
             best_epoch=self.best["epoch"],
             evidence=self.evidence,
             shape=input_shape(inputs.data),
+            dtype=inputs.data.x.dtype if isinstance(inputs.data.x, np.ndarray) else None,
         )
 
 

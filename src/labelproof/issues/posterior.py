@@ -15,7 +15,7 @@ the model is sure, disagreement is noise, not ignorance (confident learning: Nor
 | r | `r` | (N, K) | P(true k given p and the given label): the result |
 
     p_i = T' q_i                                                            (1)  what training on noisy labels does
-    q <- q * T (p / T' q)         10 times, from the mean of p              (2)  undo it: maximum likelihood for (1)
+    q <- q * T (p / T' q)         10 times, from the mean of all p          (2)  undo it: maximum likelihood for (1)
     s_ik = softmax_k(a log q_ik)                                            (3)  calibrate
     r_ik = s_ik T[k, y_i] / sum_l s_il T[l, y_i]                            (4)  Bayes, y_i the given label
     T[k, j] = (sum_i r_ik [y_i = j] + c T0[k, j]) / (sum_i r_ik + c)        (5)  the noise these r imply
@@ -99,21 +99,24 @@ def infer(given: Codes, p: Floats) -> Posterior:
     n, num_classes = p.shape
     most = max(FIT_CELLS // num_classes, 3 * num_classes)
     some = np.random.default_rng(0).choice(n, most, replace=False) if n > most else np.arange(n)
-    fit = _fit(given[some], p[some])
+    prior = p.mean(axis=0)
+    fit = _fit(given[some], p[some], prior)
     proba = np.empty_like(p)
     for start in range(0, n, most):  # bounded memory, not a loop over samples
         rows = slice(start, start + most)
-        proba[rows] = _believe(_calibrate(_true_classes(p[rows], fit.unmixing), fit.slope), given[rows], fit.transition)
+        s = _calibrate(_true_classes(p[rows], fit.unmixing, prior), fit.slope)
+        proba[rows] = _believe(s, given[rows], fit.transition)
     transition = shrunk_rows(soft_confusion(given, proba))
     return Posterior(proba, transition, fit.errors, memorised=fit.transition is None)
 
 
-def unmix(p: Floats, transition: Floats, steps: int = 10) -> Floats:
+def unmix(p: Floats, transition: Floats, prior: Floats, *, steps: int = 10) -> Floats:
     """Take the noise out of predictions of noisy labels, equation (2).
 
     Args:
         p: `(N, K)` float64, probabilities of the given labels, rows sum to one.
         transition: `(K, K)` float64, P(given j | true k).
+        prior: `(K,)` float64, positive, where the steps start.
         steps: multiplicative steps, each of which raises the likelihood.
 
     Returns:
@@ -121,10 +124,10 @@ def unmix(p: Floats, transition: Floats, steps: int = 10) -> Floats:
 
     Example:
         >>> flips = np.array([[0.6, 0.4, 0.0], [0.0, 0.6, 0.4], [0.4, 0.0, 0.6]])  # 40 % into the next class
-        >>> unmix(np.array([[0.45, 0.55, 0.0]]), flips).argmax()  # not class 1: that would have made some of class 2
+        >>> unmix(np.array([[0.45, 0.55, 0.0]]), flips, np.ones(3) / 3).argmax()  # class 1 would have left some for 2
         np.int64(0)
     """
-    q = np.tile(p.mean(axis=0), (len(p), 1))
+    q = np.tile(prior, (len(p), 1))
     for _ in range(steps):
         q *= (p / np.maximum(q @ transition, 1e-12)) @ transition.T
     np.maximum(q, TINY, out=q)
@@ -161,21 +164,21 @@ def shrunk_rows(counts: Floats, strength: float = 10.0) -> Floats:
     return np.asarray(rows / rows.sum(axis=1, keepdims=True))
 
 
-def _fit(given: Codes, p: Floats) -> _Fit:
+def _fit(given: Codes, p: Floats, prior: Floats) -> _Fit:
     """Estimate T and a, and find out what kind of model made p."""
     num_classes = p.shape[1]
     learnt = _learnt_noise(_hard_confusion(given, p.argmax(axis=1), num_classes), p)
     q = p
     for _ in range(5):
         transition = shrunk_rows(_hard_confusion(given, q.argmax(axis=1), num_classes))
-        q = _true_classes(p, transition if learnt else None)
+        q = _true_classes(p, transition if learnt else None, prior)
     hard, margin, slope = transition, _margin(np.log(q)), 1.5
     agree = _hard_confusion(given, q.argmax(axis=1), num_classes)
 
     for repeat in range(4):
         unmixing = transition if learnt else None
         if repeat:
-            q = _true_classes(p, unmixing)
+            q = _true_classes(p, unmixing, prior)
         log_q = np.log(q)
         for _ in range(4):
             s = _calibrate(q, slope)
@@ -188,7 +191,7 @@ def _fit(given: Codes, p: Floats) -> _Fit:
     if not _memorised(margin / median, errors, agree):
         return _Fit(unmixing, transition, slope, errors)
     unmixing, slope = (hard if learnt else None), 8 / median
-    return _Fit(unmixing, None, slope, _errors(_true_classes(p, unmixing), slope))
+    return _Fit(unmixing, None, slope, _errors(_true_classes(p, unmixing, prior), slope))
 
 
 def _learnt_noise(confusion: Floats, p: Floats) -> bool:
@@ -205,10 +208,10 @@ def _learnt_noise(confusion: Floats, p: Floats) -> bool:
     return bool(spread < 3 * by_chance or (weights * labels * predicted).sum() > 0.3 * spread)
 
 
-def _true_classes(p: Floats, unmixing: Floats | None) -> Floats:
+def _true_classes(p: Floats, unmixing: Floats | None, prior: Floats) -> Floats:
     """q: p without the noise that the model learnt, if it did."""
     if unmixing is not None:
-        return unmix(p, unmixing)
+        return unmix(p, unmixing, prior)
     q = np.maximum(p, TINY)
     q /= q.sum(axis=1, keepdims=True)
     return q

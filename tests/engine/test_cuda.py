@@ -1,0 +1,59 @@
+"""The same runs on a GPU. Skips where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from labelproof.engine.loop import fit
+from labelproof.engine.training import Training
+from labelproof.methods import METHODS
+from tests.toy import factory, problem, same, settings
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_gpu_learns_what_a_cpu_learns(name: str) -> None:
+    data, test = problem(METHODS[name], 200, noise=0.2), problem(METHODS[name], 100, seed=3)
+    a, b = (
+        fit(METHODS[name](), factory(data), data, settings(epochs=5, device=device), test=test).history[-1]
+        for device in ("cpu", "cuda")
+    )
+    for key in a.keys() & b.keys() - {"seconds"}:
+        assert b[key] == pytest.approx(a[key], rel=0.05, abs=0.03), key
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_no_step_synchronises(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Training.run_batch
+
+    def strict(*args: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return plain(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Training, "run_batch", strict)
+    data = problem(METHODS[name], 97)
+    fit(METHODS[name](), factory(data), data, settings(device="cuda"))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_mixed_precision_stays_finite(name: str, precision: str) -> None:
+    data = problem(METHODS[name])
+    r = fit(METHODS[name](), factory(data), data, settings(device="cuda", precision=precision))
+    assert np.isfinite(r.history[-1]["loss"])
+    assert np.isfinite(r.belief()).all()
+
+
+def test_resume_on_a_gpu(tmp_path: Any) -> None:
+    data = problem(METHODS["elr"])
+    whole = fit(METHODS["elr"](), factory(data), data, settings(device="cuda"), folder=tmp_path)
+    again = fit(METHODS["elr"](), factory(data), data, settings(device="cuda"), folder=tmp_path, resume=True)
+    assert same(dict(whole.nets.state_dict()), dict(again.nets.state_dict()))
