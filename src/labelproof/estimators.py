@@ -21,7 +21,7 @@ from labelproof.networks.factory import NetworkLike
 from labelproof.runs import Run, train
 
 
-class _NoisyLabelEstimator(BaseEstimator):  # type: ignore[misc]
+class _NoisyLabelEstimator(BaseEstimator):
     """What both estimators share."""
 
     _default_method: ClassVar[str]
@@ -123,13 +123,13 @@ class _NoisyLabelEstimator(BaseEstimator):  # type: ignore[misc]
     def _inputs(self, X: Any, *, reset: bool) -> NDArray[Any] | MapStyle:
         """Rows and images as arrays, checked; map-style data sets as they are."""
         if _is_dataset(X):
-            return X  # type: ignore[no-any-return]
+            return X
         if getattr(X, "ndim", 2) == 2:
-            return validate_data(self, X, dtype=np.float32, reset=reset)  # type: ignore[no-any-return]
+            return validate_data(self, X, dtype=np.float32, reset=reset)
         x = check_array(X, dtype=None, allow_nd=True, input_name="X")
         if reset:
             self.n_features_in_ = int(np.prod(x.shape[1:]))
-        return x if x.dtype == np.uint8 else x.astype(np.float32)  # type: ignore[no-any-return]
+        return x if x.dtype == np.uint8 else x.astype(np.float32)
 
     def _ids(self, X: Any, n: int) -> NDArray[Any]:
         index = getattr(X, "index", None)
@@ -148,7 +148,7 @@ class _NoisyLabelEstimator(BaseEstimator):  # type: ignore[misc]
         return [item[1] for item in (X[i] for i in range(len(X)))]
 
 
-class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):  # type: ignore[misc]
+class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
     """Train a classifier on labels some of which are wrong, and list which.
 
     Args:
@@ -220,10 +220,10 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):  # type: igno
     def predict(self, X: Any) -> NDArray[Any]:
         """`(n,)` labels, in the values of `y`."""
         prob = self.predict_proba(X)
-        return self.classes_[prob.argmax(1)]  # type: ignore[no-any-return]
+        return self.classes_[prob.argmax(1)]
 
 
-class NoisyLabelRegressor(RegressorMixin, _NoisyLabelEstimator):  # type: ignore[misc]
+class NoisyLabelRegressor(RegressorMixin, _NoisyLabelEstimator):
     """Train a regressor on targets some of which are corrupted, and list which.
 
     Parameters and attributes are those of `NoisyLabelClassifier`, with a method for regression (`"auto"` is

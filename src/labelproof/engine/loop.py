@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -87,33 +87,7 @@ def fit(
             state = checkpoint.load(folder)
             checkpoint.check_same(state["stamp"], everything)
             loop.load_state_dict(state)
-
-        def save() -> None:
-            if folder is not None:
-                state = {**loop.state_dict(), "stamp": everything}  # collective: on every rank
-                if fabric.is_global_zero:
-                    checkpoint.save(folder, state)
-                    write_metrics(folder / "metrics.csv", loop.history)
-                fabric.barrier()
-
-        shown = verbose if fabric.is_global_zero else 0
-        writer = tensorboard_writer(folder) if tensorboard and folder and fabric.is_global_zero else None
-        with closing(
-            Progress(shown, type(method).__name__, settings.epochs, inputs.train.steps, loop.epoch)
-        ) as progress:
-            while not loop.finished:
-                for step in loop.steps():
-                    progress.step()
-                    if settings.checkpoint_every and (step + 1) % settings.checkpoint_every == 0:
-                        save()
-                row = loop.end_epoch()
-                save()
-                progress.epoch(row)
-                if writer is not None:
-                    for name, value in row.items():
-                        writer.add_scalar(name, value, row["epoch"])
-        if writer is not None:
-            writer.close()
+        loop.run(folder, everything, verbose, tensorboard)
         return loop.result()
 
 
@@ -140,6 +114,34 @@ class _Loop:
         self.best: dict[str, Any] = {"epoch": 0, "score": None, "nets": None}
         self.elapsed = 0.0
         torch.manual_seed(derive(settings.seed, "train", fabric.global_rank))
+
+    def run(self, folder: Path | None, stamp: Mapping[str, Any], verbose: int, tensorboard: bool) -> None:
+        """Train to the end, with checkpoints and logs."""
+        first, s = self.fabric.is_global_zero, self.settings
+
+        def save() -> None:
+            if folder is not None:
+                state = {**self.state_dict(), "stamp": stamp}  # collective: on every rank
+                if first:
+                    checkpoint.save(folder, state)
+                    write_metrics(folder / "metrics.csv", self.history)
+                self.fabric.barrier()
+
+        title, steps = type(self.method).__name__, self.inputs.train.steps
+        bar = Progress(verbose if first else 0, title, s.epochs, steps, self.epoch)
+        events = tensorboard_writer(folder) if tensorboard and folder and first else None
+        with closing(bar), closing(events) if events is not None else nullcontext():
+            while not self.finished:
+                for step in self.steps():
+                    bar.step()
+                    if s.checkpoint_every and (step + 1) % s.checkpoint_every == 0:
+                        save()
+                row = self.end_epoch()
+                save()
+                bar.epoch(row)
+                if events is not None:
+                    for name, value in row.items():
+                        events.add_scalar(name, value, row["epoch"])
 
     @property
     def finished(self) -> bool:

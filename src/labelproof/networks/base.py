@@ -19,7 +19,7 @@ class Backbone(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Float input `(B, *in_shape)` to what the last layer sees, `(B, F)`."""
-        raise NotImplementedError(f"{type(self).__name__} must define features(x)")
+        raise TypeError(f"{type(self).__name__} must define features(x)")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits or regression outputs, `(B, num_outputs)`."""
