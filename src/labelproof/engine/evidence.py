@@ -26,19 +26,13 @@ class Evidence(nn.Module):
     average over epochs ranks them far better than the last epoch, when they may all be memorised.
     """
 
-    prob_sum: Tensor
-    visits: Tensor
-    agree_sum: Tensor
-    trust_sum: Tensor
-    trust_visits: Tensor
+    sums: Tensor
 
     def __init__(self, task: Task, given: Tensor) -> None:
         super().__init__()
         self.task = task
-        n = len(given)
-        self.register_buffer("prob_sum", torch.zeros(n, task.num_outputs))
-        for name in ("visits", "agree_sum", "trust_sum", "trust_visits"):
-            self.register_buffer(name, torch.zeros(n))
+        # columns: O predictions, visits, agreement, trust, visits with trust; one table, so one write per step
+        self.register_buffer("sums", torch.zeros(len(given), task.num_outputs + 4))
 
     def record(self, index: Tensor, prob: Tensor, given: Tensor, trust: Tensor | None = None) -> None:
         """Add one visit of each sample of this rank's part of a batch; arguments as for `record_joint`."""
@@ -56,25 +50,28 @@ class Evidence(nn.Module):
             trust: `(B,)` from the method, averaged over peers.
         """
         agree = self.task.score(prob, given)
-        ones = torch.ones_like(agree)
-        self.prob_sum.index_add_(0, index, prob)
-        self.visits.index_add_(0, index, ones)
-        self.agree_sum.index_add_(0, index, agree)
-        if trust is not None:
-            self.trust_sum.index_add_(0, index, trust.float())
-            self.trust_visits.index_add_(0, index, ones)
+        one = torch.ones_like(agree)
+        seen = (trust.float(), one) if trust is not None else (torch.zeros_like(one), torch.zeros_like(one))
+        self.sums.index_add_(0, index, torch.cat([prob, torch.stack([one, agree, *seen], dim=1)], dim=1))
+
+    @property
+    def visits(self) -> Tensor:
+        """`(N,)` how often each sample was seen."""
+        return self.sums[:, -4]
 
     def prob(self) -> Tensor:
         """`(N, O)` mean prediction of each sample; NaN for a sample that was never visited."""
-        return self.prob_sum / self.visits[:, None]
+        return self.sums[:, :-4] / self.visits[:, None]
 
     def columns(self) -> dict[str, Tensor]:
         """Evidence columns of the list of wrong labels, each `(N,)`."""
         columns = {}
         if self.task.kind == "classification":
-            columns["agreement"] = self.agree_sum / self.visits  # share of visits at which it was predicted as labelled
-        if bool((self.trust_visits > 0).any()):
-            columns["trust"] = self.trust_sum / self.trust_visits  # NaN for held-out samples
+            columns["agreement"] = (
+                self.sums[:, -3] / self.visits
+            )  # share of visits at which it was predicted as labelled
+        if bool((self.sums[:, -1] > 0).any()):
+            columns["trust"] = self.sums[:, -2] / self.sums[:, -1]  # NaN for held-out samples
         return columns
 
 
@@ -92,40 +89,42 @@ class Tally:
 
     def __init__(self, task: Task, truth: Tensor | None) -> None:
         self.task, self.truth = task, truth
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, ...], Tensor] = {}  # figures that arrive together are added up as one vector
 
-    def _add(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+    def _add(self, names: tuple[str, ...], values: Tensor) -> None:
+        self.sums[names] = self.sums[names] + values if names in self.sums else values.double()
 
     @torch.no_grad()
     def loss(self, value: Tensor, log: Mapping[str, Tensor]) -> None:
         """Add one batch's loss and the method's own scalars."""
-        self._add(steps=torch.ones_like(value), loss=value.detach(), **{f"log_{k}": v.detach() for k, v in log.items()})
+        self._add(
+            ("steps", "loss", *[f"log_{k}" for k in log]), torch.stack([torch.ones_like(value), value, *log.values()])
+        )
 
     @torch.no_grad()
     def predictions(self, index: Tensor, prob: Tensor, given: Tensor, trust: Tensor | None = None) -> None:
         """Add one batch's predictions: correct, memorised (the wrong given label) or otherwise."""
-        self._add(seen=torch.ones_like(index).sum(), agree=self.task.score(prob, given).sum())
-        if self.truth is None or self.task.kind != "classification":
-            return
-        truth, predicted = self.truth[index], prob.argmax(1)
-        clean, correct = truth == given, predicted == truth
-        self._add(
-            clean=clean.sum(),
-            clean_correct=(clean & correct).sum(),
-            wrong=(~clean).sum(),
-            wrong_correct=(~clean & correct).sum(),
-            wrong_memorised=(~clean & (predicted == given)).sum(),
-        )
-        if trust is not None:
-            t = _per_sample(trust).float()
-            self._add(trusted=t.sum(), trusted_clean=(t * clean).sum())
+        score = self.task.score(prob, given)
+        counts = {"seen": torch.ones_like(score), "agree": score}
+        if self.truth is not None and self.task.kind == "classification":
+            truth, predicted = self.truth[index], prob.argmax(1)
+            clean, correct = truth == given, predicted == truth
+            counts |= {
+                "clean": clean,
+                "clean_correct": clean & correct,
+                "wrong": ~clean,
+                "wrong_correct": ~clean & correct,
+                "wrong_memorised": ~clean & (predicted == given),
+            }
+            if trust is not None:
+                t = _per_sample(trust).float()
+                counts |= {"trusted": t, "trusted_clean": t * clean}
+        self._add(tuple(counts), torch.stack([c.float() for c in counts.values()]).sum(1))
 
     def read(self) -> dict[str, float]:
         """The epoch's figures; one transfer from the device, then the tally starts anew."""
-        names = list(self.sums)
-        stacked = torch.stack([self.sums[n].double() for n in names]) if names else torch.zeros(0)
+        names = [name for group in self.sums for name in group]
+        stacked = torch.cat(list(self.sums.values())) if names else torch.zeros(0)
         s = dict(zip(names, sum_over_ranks(stacked).tolist(), strict=True))
         self.sums = {}
         row = {k.removeprefix("log_"): v / s["steps"] for k, v in s.items() if k == "loss" or k.startswith("log_")}
@@ -144,10 +143,10 @@ class Tally:
             row["label_recall"] = s["trusted_clean"] / s["clean"]
         return row
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[tuple[str, ...], Tensor]:
         """The counts so far (a checkpoint may fall inside an epoch)."""
         return dict(self.sums)
 
-    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+    def load_state_dict(self, state: Mapping[tuple[str, ...], Tensor], device: torch.device) -> None:
         """Restore `state_dict`."""
-        self.sums = {k: v.to(device) for k, v in state.items()}
+        self.sums = {names: values.to(device) for names, values in state.items()}

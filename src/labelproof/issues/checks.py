@@ -258,7 +258,7 @@ def _suspect(checked: Checked) -> None:
         )
         return
     surplus = mine - p @ share
-    if surplus.mean() <= 2 * surplus.std() / np.sqrt(n):
+    if (1 - share.max()) * n >= ENOUGH and surplus.mean() <= 2 * surplus.std() / np.sqrt(n):
         _warn(
             "pred_probs says nothing about the labels (the given class gets no more than its average probability): "
             "check that its rows are in the order of the labels"

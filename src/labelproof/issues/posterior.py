@@ -25,7 +25,8 @@ the model is sure, disagreement is noise, not ignorance (confident learning: Nor
 better T. (5) shrinks towards T0, one noise rate for all classes (c = 10 labels), so that a class of ten samples
 borrows from the others. EM needs a start that already tells noise from ambiguity, as both explain a disagreement:
 T counted over hard decisions, r_ik = [k = argmax q_i], five times with (2). That start takes every mistake of the
-model for a wrong label; EM then hands back those that the model was unsure about.
+model for a wrong label; EM then hands back those that the model was unsure about. Of a class that the model hardly
+ever decides for (in fewer cases than 2 % of its labels) nothing is known: the start takes all its labels for right.
 
 **Models that did not learn the noise** (trained on clean labels, or robustly) have p = q, and (2) would do harm. Where
 the model decides for k, compare its mean probabilities with the shares of the labels, T as counted at the start: the
@@ -170,7 +171,7 @@ def _fit(given: Codes, p: Floats, prior: Floats) -> _Fit:
     learnt = _learnt_noise(_hard_confusion(given, p.argmax(axis=1), num_classes), p)
     q = p
     for _ in range(5):
-        transition = shrunk_rows(_hard_confusion(given, q.argmax(axis=1), num_classes))
+        transition = shrunk_rows(_known(_hard_confusion(given, q.argmax(axis=1), num_classes)))
         q = _true_classes(p, transition if learnt else None, prior)
     hard, margin, slope = transition, _margin(np.log(q)), 1.5
     agree = _hard_confusion(given, q.argmax(axis=1), num_classes)
@@ -192,6 +193,12 @@ def _fit(given: Codes, p: Floats, prior: Floats) -> _Fit:
         return _Fit(unmixing, transition, slope, errors)
     unmixing, slope = (hard if learnt else None), 8 / median
     return _Fit(unmixing, None, slope, _errors(_true_classes(p, unmixing, prior), slope))
+
+
+def _known(confusion: Floats) -> Floats:
+    """The confusion (decisions by labels) less the mistakes in labels of classes that are hardly ever decided for."""
+    unknown = confusion.sum(axis=1) < 0.02 * confusion.sum(axis=0)
+    return np.where(unknown & ~np.eye(len(confusion), dtype=bool), 0.0, confusion)
 
 
 def _learnt_noise(confusion: Floats, p: Floats) -> bool:
