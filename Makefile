@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint types check bench clean chromium
+.PHONY: demo test test-slow test-oldest lint types check bench clean chromium
 
 demo: $(READY)  ## train three methods on noisy digits, print a table, write demo-out/report.html
 	$(BIN)/labelproof demo --out demo-out
@@ -13,6 +13,13 @@ test: $(READY) chromium  ## the test suite, under 10 minutes on 2 cores
 
 test-slow: $(READY) chromium  ## the tests that take longer
 	$(BIN)/python -m pytest -n 2 -q -m slow
+
+TORCH ?= 2.13.0
+test-oldest: chromium  ## the test suite with the oldest dependencies that pyproject.toml admits
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet torch==$(TORCH)
+	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest pytest-timeout pytest-xdist hypothesis
+	.venv-oldest/bin/python -m pytest -n 2 -q -m "not slow"
 
 lint: $(READY)  ## style
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from tests.toy import Offsets, blobs, factory, line, problem, same, settings
 
 
 def test_accumulated_batches_equal_one_large_batch() -> None:
-    data = blobs(128)
+    data = blobs(160)  # 64, 64 and 32 samples: the last group is a single small batch
     large = fit(CE(), factory(data), data, settings(batch_size=64, schedule="constant"))
     small = fit(CE(), factory(data), data, settings(batch_size=32, accumulate=2, schedule="constant"))
     for a, b in zip(large.nets.parameters(), small.nets.parameters(), strict=True):
@@ -227,6 +227,7 @@ def test_endless_feeds_resume_in_the_middle() -> None:
         ({"augment": "flip"}, r"unknown augment 'flip': did you mean 'crop-flip'\?"),
         ({"schedule": "cosin"}, "schedule='cosin' is not understood; allowed: 'constant', 'cosine'"),
         ({"schedule": "multistep:a"}, "schedule='multistep:a' is not understood"),
+        ({"batch_size": 33, "devices": 2}, "batch_size=33 must be a multiple of devices=2"),
         ({"early_stopping": True, "validation_fraction": 0.0}, "early_stopping=True needs validation_fraction > 0"),
     ],
 )

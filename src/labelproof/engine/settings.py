@@ -83,6 +83,10 @@ class Settings:
         for name, table in (("precision", PRECISIONS), ("augment", AUGMENTATIONS), ("device", ("auto", "cpu", "cuda"))):
             lookup(name, getattr(self, name), dict.fromkeys(table))
         parse_schedule(self.schedule)
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of devices={self.devices}: each takes a part"
+            )
         filled = {
             "lr": lr if self.lr is None else self.lr,
             "weight_decay": decay if self.weight_decay is None else self.weight_decay,

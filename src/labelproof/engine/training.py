@@ -57,7 +57,7 @@ class Training:
         self.step_module, *wrapped = fabric.setup(self.module, *optimizers.values())
         self.optimizers: dict[str, Any] = dict(zip(optimizers, wrapped, strict=True))
         self.per_sample = [m for m in method.modules() if isinstance(m, SampleParameter)]
-        self.due = True
+        self.due, self.group = True, 1
         self.now = self.clock(0, 0)
 
     def _exclude_per_sample_state(self) -> None:
@@ -95,7 +95,9 @@ class Training:
     def run_batch(self, batch: Batch, epoch: int, step: int) -> Loss:
         """One batch: set the clock and the learning rate, let the method update, move what follows the networks."""
         self.now = self.clock(epoch, step)
-        self.due = (step + 1) % self.settings.accumulate == 0 or step + 1 == self.steps_per_epoch
+        every = self.settings.accumulate
+        self.group = min(every, self.steps_per_epoch - step // every * every)  # the epoch's last group may be smaller
+        self.due = (step + 1) % every == 0 or step + 1 == self.steps_per_epoch
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 if "initial_lr" in group:
@@ -114,7 +116,7 @@ class Training:
         return loss
 
     def backward(self, value: Tensor) -> None:
-        self.fabric.backward(value / self.settings.accumulate if self.settings.accumulate > 1 else value)
+        self.fabric.backward(value / self.group if self.group > 1 else value)
 
     def step(self) -> None:
         if not self.due:

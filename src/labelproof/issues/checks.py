@@ -209,13 +209,15 @@ def _codes(values: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     """Labels as positions in classes; integers that are no class but fit 0..K-1 are positions already."""
     codes = np.asarray(pd.Index(classes).get_indexer(pd.Index(values)), dtype=np.int64)
     unknown = codes < 0
+    if unknown.any() and _are_codes(values, len(classes)):
+        codes, unknown = values.astype(np.int64), np.zeros_like(unknown)
+    if unknown.all() and values.dtype.kind in "iu":  # meant as codes
+        unknown = (values < 0) | (values >= len(classes))
     if unknown.any():
-        if not _are_codes(values, len(classes)):
-            raise ValueError(
-                f"labels has {unknown.sum()} labels that are not in classes: {_list(pd.unique(values[unknown]))}; "
-                f"classes are {_list(classes)}: drop those samples or name their class (and its column of pred_probs)"
-            )
-        codes = values.astype(np.int64)
+        raise ValueError(
+            f"labels has {unknown.sum()} labels that are not in classes: {_list(pd.unique(values[unknown]))}; classes "
+            f"are {_list(classes)} (codes 0 to {len(classes) - 1}): drop those samples, or name their class and column"
+        )
     if codes.min() == codes.max():
         raise ValueError(f"labels holds one class only ({classes[codes[0]]!s}): no label can be told from another")
     return codes

@@ -24,8 +24,8 @@ class NoiseEstimate:
         joint: `(K, K)` float64, share of samples of true class k (rows) with label j (columns); sums to one.
         prior: `(K,)` float64, share of each true class.
         classes: `(K,)` the labels that rows and columns stand for.
-        memorised: whether the probabilities were taken for those of a network that has fitted these very labels
-            (`labelproof.issues.posterior` says how, and what changes).
+        memorised: whether the probabilities were taken for those of a network that has fitted these very labels, or
+            of any model as seldom in doubt (`labelproof.issues.posterior` says how, and what changes).
     """
 
     rate: float

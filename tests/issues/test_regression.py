@@ -1,0 +1,128 @@
+"""Regression targets."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.model_selection import KFold, cross_val_predict
+
+import labelproof.issues as li
+
+
+def line(n=300, share=0.1, seed=0, dims=None):
+    rng = np.random.default_rng(seed)
+    shape = n if dims is None else (n, dims)
+    predictions = rng.normal(0, 5, shape)
+    targets = predictions + rng.standard_t(4, shape)
+    off = rng.random(n) < share
+    where = off if dims is None else (off, 0)
+    targets[where] += rng.choice([-1, 1], off.sum()) * rng.uniform(15, 60, off.sum())
+    return targets, predictions, off
+
+
+def test_gross_errors_come_first():
+    targets, predictions, off = line()
+    table = li.find_target_issues(targets, predictions)
+    assert table.columns.tolist() == ["id", "given", "suggested", "p_wrong", "rank", "flagged"]
+    assert table["p_wrong"].is_monotonic_decreasing
+    result = li.summarise(table, off)
+    assert result["average_precision"] > 0.999
+    assert result["precision"] > 0.9
+    assert result["recall"] > 0.99
+    back = table.sort_index()
+    np.testing.assert_array_equal(back["given"], targets)
+    np.testing.assert_array_equal(back["suggested"], predictions)
+
+
+def test_clean_heavy_tailed_residuals_are_left_alone():
+    targets, predictions, _ = line(n=5000, share=0)
+    assert li.find_target_issues(targets, predictions)["flagged"].mean() < 0.01
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-9, 1e-3, 1000, 1e9]), dims=st.sampled_from([None, 1, 3]))
+def test_units_do_not_matter(seed, scale, dims):
+    targets, predictions, _ = line(n=60, seed=seed, dims=dims)
+    table = li.find_target_issues(targets, predictions)
+    other = li.find_target_issues(targets * scale, predictions * scale)
+    np.testing.assert_array_equal(other["id"], table["id"])
+    np.testing.assert_allclose(other["p_wrong"], table["p_wrong"], atol=1e-9)
+
+
+def test_units_of_one_column_do_not_matter():
+    targets, predictions, off = line(dims=3)
+    units = np.array([1, 1000, 1e-6])
+    table = li.find_target_issues(targets, predictions)
+    other = li.find_target_issues(targets * units, predictions * units)
+    np.testing.assert_array_equal(other["id"], table["id"])
+    np.testing.assert_allclose(other["p_wrong"], table["p_wrong"], atol=1e-9)
+    worst = table[table["flagged"]]
+    assert li.summarise(table, off)["average_precision"] > 0.99
+    assert (worst["evidence_column"] == 0).mean() > 0.95
+    np.testing.assert_array_equal(worst["given"], targets[worst.index, worst["evidence_column"]])
+
+
+def test_one_giant_does_not_hide_the_others():
+    targets, predictions, off = line()
+    targets[0] = 1e9
+    off[0] = True
+    result = li.summarise(li.find_target_issues(targets, predictions), off)
+    assert result["recall"] > 0.95
+
+
+def test_a_constant_bias_of_the_model_is_no_error():
+    targets, predictions, off = line()
+    moved = li.find_target_issues(targets, predictions + 100)
+    np.testing.assert_array_equal(moved["id"], li.find_target_issues(targets, predictions)["id"])
+    assert li.summarise(moved, off)["recall"] > 0.99
+
+
+@pytest.mark.parametrize("targets", [np.ones(20), np.r_[np.ones(19), 5.0]], ids=["perfect", "all but one perfect"])
+def test_predictions_without_spread(targets):
+    table = li.find_target_issues(targets, np.ones(20))
+    assert np.isfinite(table["p_wrong"]).all()
+    assert table["flagged"].sum() == (targets != 1).sum()
+
+
+@pytest.mark.parametrize(
+    ("targets", "predictions", "options", "message"),
+    [
+        ([1.0, np.nan, 2.0], [1.0, 2, 3], {}, "targets has NaN or infinite values in 1 of 3 rows, the first is row 1"),
+        ([1.0, 2, 3], [1.0, 2, np.inf], {}, "predictions has NaN or infinite values in 1 of 3 rows"),
+        ([1.0, 2, 3], [1.0, 2], {}, "targets has shape (3,) but predictions (2,)"),
+        (np.ones((3, 2)), np.ones((3, 3)), {}, "targets has shape (3, 2) but predictions (3, 3)"),
+        ([1.0, 2], [1.0, 2], {}, "targets has 2 rows: at least 3"),
+        ([], [], {}, "targets must have shape (N,) or (N, D) and not be empty"),
+        (np.ones((3, 2, 2)), np.ones((3, 2, 2)), {}, "targets must have shape (N,) or (N, D)"),
+        (["a", "b", "c"], [1.0, 2, 3], {}, "targets must hold numbers"),
+        ([1.0, 2, 3], [1.0, 2, 3], {"ids": [1, 1, 2]}, "ids must be unique, but 1 stands 2 times"),
+        ([1.0, 2, 3], [1.0, 2, 3], {"evidence": {"x": [1]}}, "evidence['x'] must have shape (3,)"),
+    ],
+)
+def test_errors_say_what_to_do(targets, predictions, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        li.find_target_issues(targets, predictions, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "column"), [("concrete", "strength"), ("energy", "heating_load")])
+@pytest.mark.parametrize("kind", ["shifted", "tenfold", "other"])
+def test_real_targets(data_dir, name, column, kind):
+    """20 % planted: off by three standard deviations, ten times too large, or the target of another row."""
+    table = pd.read_csv(data_dir / "uci" / f"{name}.csv")
+    y, x = table[column].to_numpy(dtype=float), table.drop(columns=column).to_numpy(dtype=float)
+    rng = np.random.default_rng(0)
+    off = rng.random(len(y)) < 0.2
+    wrong = {"shifted": y + rng.choice([-1, 1], len(y)) * 3 * y.std(), "tenfold": 10 * y, "other": rng.permutation(y)}
+    given = np.where(off, wrong[kind], y)
+    model = HistGradientBoostingRegressor(loss="absolute_error", max_iter=80, random_state=0)
+    predictions = cross_val_predict(model, x, given, cv=KFold(5, shuffle=True, random_state=0))
+    result = li.summarise(li.find_target_issues(given, predictions), off)
+    assert result["average_precision"] > (0.65 if kind == "other" else 0.98)
+    assert result["calibration_error"] < 0.15
