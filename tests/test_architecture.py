@@ -20,6 +20,7 @@ ALLOWED = {
     "networks": {"core"},
     "data": {"core", "functional"},
     "methods": {"core", "functional"},
+    "losses": {"core", "functional"},
     "engine": {"core", "data", "functional"},
     "runs": {"core", "data", "engine", "issues", "methods", "networks", "report"},
     "estimators": {"core", "data", "engine", "methods", "networks", "runs"},

@@ -151,6 +151,10 @@ def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -
     assert "unknown command 'trian': did you mean 'train'?" in fails(capsys, "trian", flowers)
     assert "unknown flag --epoch: did you mean '--epochs'?" in fails(capsys, "train", flowers, "--epoch", "3")
     assert "unknown method 'erl': did you mean 'elr'?" in fails(capsys, "train", flowers, "--method", "erl")
+    assert "unknown flag --noise-rate: it is an option of --method co-teaching;" in fails(
+        capsys, "train", flowers, "--noise-rate", "0.2"
+    )
+    assert "the following arguments are required: data" in fails(capsys, "train")
     text = fails(capsys, "train", flowers, "--label", "specie")
     assert "species" in text
     assert "petal 0" in text
@@ -173,10 +177,66 @@ def test_nothing_is_overwritten(flowers: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_run_that_never_began_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert "needs images of at least 28x28" in fails(capsys, "train", "digits", "--network", "cnn9", "--out", out)
-    assert "no checkpoint in" in fails(capsys, "train", "digits", "--resume", "--out", out)
+    assert "no run in" in fails(capsys, "train", "digits", "--resume", "--out", out)
     assert not out.exists()
     run("train", "digits", "--network", "mlp", "--epochs", "1", "--out", out, "--quiet")
     assert (out / "report.html").exists()
+
+
+def test_what_is_not_ours_is_never_overwritten(
+    flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("issues.csv", "run.json"):
+        (mine / name).write_text("mine")
+        words = ["train", flowers, "--label", "species", "--epochs", "1", "--quiet", "--out", mine]
+        assert f"{mine} holds {name}, which a run would overwrite" in fails(capsys, *words)
+        assert (mine / name).read_text() == "mine"
+        (mine / name).unlink()
+    before = flowers.read_bytes()
+    assert "is the data itself" in fails(capsys, "find", flowers, "--label", "species", "--out", flowers)
+    assert "must be a file in a folder that exists" in fails(
+        capsys, "find", flowers, "--out", tmp_path / "no" / "x.csv"
+    )
+    assert flowers.read_bytes() == before
+
+
+def test_a_folder_serves_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ["train", "digits", "--network", "mlp", "--epochs", "500", "--checkpoint-every", "1", "--out", str(out)]
+    first = subprocess.Popen([*LABELPROOF, *words, "--quiet"], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "run.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "another process is training in" in fails(capsys, *words, "--resume")
+    finally:
+        first.kill()
+        first.wait()
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "running"
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run("train", "digits", "--network", "mlp", "--epochs", "1", "--out", out, "--quiet")
+    record = json.loads((out / "run.json").read_text())
+    for path in out.iterdir():
+        path.unlink()
+    (out / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    run("train", "digits", "--network", "mlp", "--epochs", "1", "--out", out, "--quiet", "--resume")
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+def test_labels_with_brackets_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = blobs(60, classes=2)
+    frame = pd.DataFrame(np.asarray(data.x)).assign(label=np.array(["[/neg]", "[red]"])[data.y])
+    frame.to_csv(tmp_path / "odd.csv", index=False)
+    run("find", tmp_path / "odd.csv", "--epochs", "2", "--out", tmp_path / "i.csv")
+    shown = capsys.readouterr().out
+    assert "[/neg]" in shown
+    assert "[red]" in shown
 
 
 def test_noise_on_noisy_labels_is_refused(flowers: Path, capsys: pytest.CaptureFixture[str]) -> None:

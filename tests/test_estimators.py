@@ -175,7 +175,7 @@ def test_find_issues_before_fit() -> None:
         ({}, X, Y[:-1], "inconsistent numbers of samples"),
         ({}, X, None, r"NoisyLabelClassifier.fit\(X, y\) needs the labels"),
         ({}, X, np.linspace(0, 1, 200), "Unknown label type: continuous"),
-        ({"method": "erl"}, X, Y, r"unknown method 'erl': did you mean 'elr'\? There are: ce, co-teaching, elr, mse"),
+        ({"method": "erl"}, X, Y, r"unknown method 'erl': did you mean 'elr'\? There are: ce, co-teaching, elr, gce"),
         ({"method": 3}, X, Y, r"method=3 must be a name of lp.available_methods\(\) or a Method instance"),
         ({"method": "mse"}, X, Y, "method MSE is for regression, but these labels make a classification task"),
         ({"method": "elr", "noise_rate": 0.2}, X, Y, "method='elr' has no use for noise_rate=0.2: leave it out"),
@@ -203,3 +203,72 @@ def test_prediction_inputs_are_checked() -> None:
         clf.predict(images / np.float32(255))
     with pytest.raises(ValueError, match="X has 5 features, but NoisyLabelClassifier is expecting 8 features"):
         lp.NoisyLabelClassifier(**QUICK).fit(X, Y).predict(X[:, :5])
+
+
+def test_a_data_set_without_labels_is_not_guessed_at() -> None:
+    data = torch.utils.data.TensorDataset(torch.from_numpy(X))
+    with pytest.raises(ValueError, match=r"inputs without labels: pass them, as in fit\(X, y\)"):
+        lp.NoisyLabelClassifier(**QUICK).fit(data)
+    assert lp.NoisyLabelClassifier(**QUICK).fit(data, Y).classes_.tolist() == [0, 1, 2]
+
+
+def test_targets_are_listed_as_they_were_given() -> None:
+    data = line(100)
+    y = np.round(data.y[:, 0].astype(np.float64), 1) + 706.3
+    issues = lp.NoisyLabelRegressor(method="mse", **QUICK).fit(data.x, y).find_issues()
+    assert issues["given"].tolist() == y[issues["id"]].tolist()
+
+
+def test_diverged_training_says_so() -> None:
+    with pytest.raises(
+        ValueError, match=r"training diverged in epoch \d: the loss is .*; lower lr=1000000.0 or set clip"
+    ):
+        lp.NoisyLabelRegressor(method="mse", epochs=5, lr=1e6).fit(*(lambda d: (d.x, d.y))(line(200)))
+
+
+def test_a_pickle_does_not_carry_the_data() -> None:
+    big = np.random.default_rng(0).normal(size=(500, 2000)).astype(np.float32)
+    clf = lp.NoisyLabelClassifier(network=lambda: nn.Linear(2000, 2), epochs=1).fit(big, np.arange(500) % 2)
+    assert len(pickle.dumps(clf)) < big.nbytes / 10
+
+
+def test_a_function_that_returns_one_module_again_and_again() -> None:
+    module = nn.Linear(8, 3)
+    before = module.weight.clone()
+    clf = lp.NoisyLabelClassifier(method="co-teaching", network=lambda: module, **QUICK).fit(X, Y)
+    assert torch.equal(module.weight, before)
+    assert not torch.equal(clf.run_.fitted.nets[0].weight, clf.run_.fitted.nets[1].weight)
+
+
+def test_hyper_parameters_are_checked_when_set() -> None:
+    with pytest.raises(ValueError, match=r"beta=1.5 must lie in \[0, 1\)"):
+        lp.methods.ELR().set_params(beta=1.5)
+
+    class Loose(lp.methods.CE):
+        def __init__(self, lam: float = 1.0) -> None:
+            super().__init__()
+
+    with pytest.raises(TypeError, match=r"Loose.__init__: make 'lam' keyword-only"):
+        Loose().get_params()
+
+
+def test_the_drop_in_loss_is_the_method() -> None:
+    loss, method = (
+        lp.losses.ELRLoss(num_samples=200, num_classes=3, lam=2.0, beta=0.6),
+        lp.methods.ELR(lam=2.0, beta=0.6),
+    )
+    from labelproof.core.nets import Nets
+    from labelproof.core.task import Classification
+    from labelproof.core.types import Batch, Clock
+
+    method.setup(Classification(3), 200, nn.Identity())
+    g = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        z, y, i = (
+            torch.randn(9, 3, generator=g),
+            torch.randint(0, 3, (9,), generator=g),
+            torch.randperm(200, generator=g)[:9],
+        )
+        want = method.loss(Nets([nn.Identity()]), Batch(i, (z,), y), Clock(0, 1, 0, 1, g)).value
+        torch.testing.assert_close(loss(z, y, i), want)
+    assert list(loss.state_dict()) == ["t.values"]

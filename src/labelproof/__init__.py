@@ -2,7 +2,7 @@
 
 >>> import labelproof as lp
 >>> lp.available_methods()
-['ce', 'co-teaching', 'elr', 'mse']
+['ce', 'co-teaching', 'elr', 'gce', 'mae', 'mse', 'sce']
 
 Everything is imported on first use, so that `import labelproof` costs next to nothing.
 """
@@ -20,6 +20,7 @@ _WHERE = {
     "available_methods": "labelproof.methods:available_methods",
     "estimate_noise": "labelproof.issues:estimate_noise",
     "find_issues": "labelproof.issues:find_issues",
+    "losses": "labelproof.losses",
     "methods": "labelproof.methods",
     "networks": "labelproof.networks",
     "noise": "labelproof.data.noise",
@@ -31,13 +32,14 @@ __all__ = [
     "available_methods",
     "estimate_noise",
     "find_issues",
+    "losses",
     "methods",
     "networks",
     "noise",
 ]
 
 if TYPE_CHECKING:
-    from labelproof import methods, networks
+    from labelproof import losses, methods, networks
     from labelproof.data import noise
     from labelproof.estimators import NoisyLabelClassifier, NoisyLabelRegressor
     from labelproof.issues import estimate_noise, find_issues

@@ -19,12 +19,13 @@ from typing import Any, NoReturn
 import jsonargparse
 from docstring_parser import parse as parse_docstring
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import labelproof
 from labelproof.core.registry import did_you_mean
 from labelproof.engine.settings import Settings
-from labelproof.methods import METHODS, available_methods, get_method
+from labelproof.methods import METHODS, available_methods, get_method, method_name
 
 USAGE = {
     "demo": "labelproof demo [--out DIR] [--seeds N]",
@@ -64,7 +65,11 @@ class _Parser(jsonargparse.ArgumentParser):
         unknown = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message, re.IGNORECASE)
         if unknown:
             flags = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            message = f"unknown flag {unknown[1]}{did_you_mean(unknown[1], flags)} See {self.prog} --help"
+            owners = [n for n in METHODS if unknown[1][2:].replace("-", "_") in METHODS[n].param_names()]
+            hint = (
+                f": it is an option of --method {' or '.join(owners)};" if owners else did_you_mean(unknown[1], flags)
+            )
+            message = f"unknown flag {unknown[1]}{hint} see {self.prog} --help"
         wrong = re.search(r'Parser key "(.+?)":\s*(.+)', message, re.DOTALL)
         if wrong:
             flag, why = wrong[1].replace("_", "-"), re.sub(r"<class '(\w+)'>", r"\1", " ".join(wrong[2].split()))
@@ -100,14 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     words = [_dashes(w) for w in words[1:]]
-    build(parser, words)
-    args = vars(parser.parse_args(words))
     try:
-        run(**args)
+        build(parser, words)
+        run(**vars(parser.parse_args(words)))
     except (ValueError, OSError, ImportError) as error:
         _stop(str(error))
     except KeyboardInterrupt:
-        _stop("stopped; a run with checkpoints goes on with --resume")
+        _stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run is train else ""))
     return 0
 
 
@@ -117,16 +121,12 @@ def _dashes(word: str) -> str:
 
 
 def _stop(message: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(message)}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
     raise SystemExit(2)
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/] {_plain(str(message))}", highlight=False)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False)
 
 
 def _overview() -> None:
@@ -176,18 +176,17 @@ def _add_data(parser: Any) -> None:
     group.add_argument("--data-dir", dest="data_dir", type=str | None, help="where named data sets lie")
 
 
-def _add_training(parser: Any, words: Sequence[str], method: str) -> None:
-    parser.add_argument("--method", type=str, default=method, help=f"one of {', '.join(available_methods())}")
-    parser.add_argument("--network", type=str, default="auto", help="auto (cnn for images, else mlp), mlp, cnn, cnn9, "
-                        "resnet18, resnet34 or preact-resnet18")  # fmt: skip
-    chosen = _value_of("--method", words) or method
-    if chosen in METHODS:
-        _add_signature(parser, METHODS[chosen], f"options of --method {chosen}")
-    _add_signature(parser, Settings, "training")
+def _add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) -> None:
+    names, networks = ", ".join(available_methods()), "mlp, cnn, cnn9, resnet18, resnet34 or preact-resnet18"
+    parser.add_argument("--method", type=str | None, help=f"{names}; if not given, elr, or co-teaching for regression")
+    parser.add_argument("--network", type=str, default="auto", help=f"auto (cnn for images, else mlp), {networks}")
+    chosen = _value_of("--method", words) or "elr"
+    _add_signature(parser, get_method(chosen), f"options of --method {chosen}")
+    _add_signature(parser, Settings, "training", skip)
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         if word == flag:
             return following
         if word.startswith(f"{flag}="):
@@ -203,14 +202,14 @@ def _build_train(parser: Any, words: Sequence[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
-    _add_training(parser, words, "elr")
+    _add_training(parser, words)
 
 
 def _build_find(parser: Any, words: Sequence[str]) -> None:
     _add_data(parser)
     parser.add_argument("--out", type=str, default="issues.csv", help="where the list goes: .csv, .parquet or .json")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
-    _add_training(parser, words, "elr")
+    _add_training(parser, words, skip=("checkpoint_every",))
 
 
 def _build_inject(parser: Any, words: Sequence[str]) -> None:
@@ -230,16 +229,17 @@ def train(**args: Any) -> None:
     """
     from labelproof import runs
 
-    settings, method, network = _training(args)
+    settings = _settings(args)
     data, test = _load(args)
+    method = _method(args, data)
     if args["noise"]:
         data, _ = _inject(data, args["noise"], settings.seed)
-    name = f"{data.name}-{args['method']}-seed{settings.seed}".replace(":", "-").replace("/", "-")
+    name = f"{data.name}-{method_name(method)}-seed{settings.seed}".replace(":", "-").replace("/", "-")
     folder = Path(args["out"] or Path("runs", name))
     run = runs.train(
         data,
         method,
-        network or _network_for(data),
+        _network(args, data),
         settings,
         test=test,
         folder=folder,
@@ -260,12 +260,10 @@ def find(**args: Any) -> None:
     from labelproof import runs
     from labelproof.issues import save_issues
 
-    settings, method, network = _training(args)
+    settings, out = _settings(args), Path(args["out"])
+    _check_target(out, Path(args["data"]))  # before hours of training, not after
     data, _ = _load(args, test=False)
-    out = Path(args["out"])
-    if out.suffix not in {".csv", ".parquet", ".json"}:
-        raise ValueError(f"--out={args['out']} must end in .csv, .parquet or .json")
-    run = runs.train(data, method, network or _network_for(data), settings, verbose=0 if args["quiet"] else 1)
+    run = runs.train(data, _method(args, data), _network(args, data), settings, verbose=0 if args["quiet"] else 1)
     if runs.is_first_process():
         save_issues(runs.with_truth(run.issues, data), out)
         if not args["quiet"]:
@@ -286,7 +284,7 @@ def inject(**args: Any) -> None:
     write_table(args["data"], noisy, args["out"], id_column=args["id_column"], data_dir=args["data_dir"])
     console = Console(soft_wrap=True)
     console.print(str(made), highlight=False, markup=False)
-    console.print(f"written to {args['out']}", highlight=False)
+    console.print(f"written to {escape(args['out'])}", highlight=False)
 
 
 def methods(**_: Any) -> None:
@@ -317,7 +315,7 @@ def report(**args: Any) -> None:
     from labelproof.report import write_report
 
     path = write_report([Path(p) for p in args["run"]], Path(args["out"]) if args["out"] else None)
-    Console().print(f"written to {path}", highlight=False, soft_wrap=True)
+    Console().print(f"written to {escape(str(path))}", highlight=False, soft_wrap=True)
 
 
 def demo(**args: Any) -> None:
@@ -359,11 +357,31 @@ COMMANDS: dict[str, tuple[Callable[[Any, Sequence[str]], None], Callable[..., No
 }
 
 
-def _training(args: dict[str, Any]) -> tuple[Settings, Any, str | None]:
-    kind = get_method(args["method"])
-    method = kind(**{name: args[name] for name in kind.param_names()})
-    settings = Settings(**{name: args[name] for name in Settings.__dataclass_fields__})
-    return settings, method, None if args["network"] == "auto" else args["network"]
+def _settings(args: dict[str, Any]) -> Settings:
+    return Settings(**{name: args[name] for name in Settings.__dataclass_fields__ if name in args})
+
+
+def _method(args: dict[str, Any], data: Any) -> Any:
+    kind = get_method(args["method"] or ("elr" if data.classes is not None else "co-teaching"))
+    return kind(**{name: args[name] for name in kind.param_names() if name in args})
+
+
+def _network(args: dict[str, Any], data: Any) -> str:
+    if args["network"] != "auto":
+        return str(args["network"])
+    from labelproof.engine.inputs import input_shape
+
+    return "cnn" if len(input_shape(data)) == 3 else "mlp"
+
+
+def _check_target(out: Path, source: Path) -> None:
+    """Refuse an output file that could not be written, or would overwrite the data."""
+    if out.suffix not in {".csv", ".parquet", ".json"}:
+        raise ValueError(f"--out={out} must end in .csv, .parquet or .json")
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise ValueError(f"--out={out} must be a file in a folder that exists")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ValueError(f"--out={out} is the data itself, which is never changed: choose another file")
 
 
 def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
@@ -391,21 +409,22 @@ def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
 
 def _inject(data: Any, text: str, seed: int, **options: Any) -> tuple[Any, Any]:
     """The data under injected noise, and what was injected."""
+    import numpy as np
+
     from labelproof.data import noise
 
     if data.truth is not None:
         raise ValueError(f"--noise {text}: the labels of {data.name} are noisy already; leave --noise out")
     spec = noise.parse(text)
     x = data.x if data.is_array else None
-    classes = {} if data.classes is None else {"num_classes": data.num_classes}
-    made = noise.inject(data.y, spec.kind, spec.rate, seed=seed, x=x, **classes, **options)
-    return data.relabelled(made.labels, **made.record()), made
-
-
-def _network_for(data: Any) -> str:
-    from labelproof.engine.inputs import input_shape
-
-    return "cnn" if len(input_shape(data)) == 3 else "mlp"
+    if data.classes is None:
+        made = noise.inject(data.y.squeeze(1) if data.y.shape[1] == 1 else data.y, spec.kind, spec.rate, seed=seed, x=x)
+        return data.relabelled(made.labels.reshape(data.y.shape), **made.record()), made
+    labels = data.classes[data.y]
+    made = noise.inject(labels, spec.kind, spec.rate, seed=seed, x=x, classes=data.classes.tolist(), **options)
+    codes = {label: code for code, label in enumerate(data.classes.tolist())}
+    y = np.array([codes[label] for label in made.labels.tolist()], dtype=np.int64)
+    return data.relabelled(y, **made.record()), made
 
 
 def _command() -> str:
@@ -435,6 +454,7 @@ def _show_run(run: Any, written: Path) -> None:
     for column in ("rank", "id", "given", "suggested", "p_wrong"):
         table.add_column(column)
     for row in issues.head(10).itertuples():
-        table.add_row(str(row.rank), str(row.id), str(row.given), str(row.suggested), f"{row.p_wrong:.3f}")
+        values = (row.rank, row.id, row.given, row.suggested)
+        table.add_row(*[escape(str(v)) for v in values], f"{row.p_wrong:.3f}")
     console.print(table, highlight=False)
-    console.print(f"written to {written}", highlight=False, soft_wrap=True)
+    console.print(f"written to {escape(str(written))}", highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def run_demo(out: Path, *, seeds: int = 3) -> None:
         for name in ("ce", "elr", "co-teaching"):
             options: dict[str, Any] = {"noise_rate": round(estimate, 3)} if name == "co-teaching" else {}
             folder = out / name if seed == 0 else None
-            if folder is not None and (folder / "run.json").exists():
+            if folder is not None and _of_a_demo(folder):
                 shutil.rmtree(folder)
             run = train(
                 data,
@@ -65,6 +66,13 @@ def run_demo(out: Path, *, seeds: int = 3) -> None:
         highlight=False,
     )
     console.print(f"\nlook at  [bold]{page}[/]\nthe list [bold]{out / 'elr' / 'issues.csv'}[/]", highlight=False)
+
+
+def _of_a_demo(folder: Path) -> bool:
+    try:
+        return str(json.loads((folder / "run.json").read_text())["command"]).startswith("labelproof demo")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _table(runs: dict[str, list[Run]]) -> Table:

@@ -127,6 +127,8 @@ class _NoisyLabelEstimator(BaseEstimator):
         if getattr(X, "ndim", 2) == 2:
             return validate_data(self, X, dtype=np.float32, reset=reset)
         x = check_array(X, dtype=None, allow_nd=True, input_name="X")
+        if x.ndim == 4 and x.shape[3] in {1, 3, 4} and x.shape[1] not in {1, 3, 4}:
+            raise ValueError(f"images of shape {x.shape} look like (N, H, W, C): give X.transpose(0, 3, 1, 2)")
         if reset:
             self.n_features_in_ = int(np.prod(x.shape[1:]))
         return x if x.dtype == np.uint8 else x.astype(np.float32)
@@ -143,9 +145,13 @@ class _NoisyLabelEstimator(BaseEstimator):
                 f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y) needs the labels"
             )
         for name in ("targets", "labels"):
-            if hasattr(X, name):
+            if getattr(X, name, None) is not None:
                 return getattr(X, name)
-        return [item[1] for item in (X[i] for i in range(len(X)))]
+        items = (X[i] for i in range(len(X)))
+        labels = [item[1] if isinstance(item, tuple | list) and len(item) > 1 else None for item in items]
+        if any(label is None for label in labels):
+            raise ValueError("the data set gives inputs without labels: pass them, as in fit(X, y)")
+        return labels
 
 
 class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
@@ -163,7 +169,7 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
         weight_decay: the optimiser's default if `None`.
         schedule: of the learning rate, e.g. `"cosine"`, `"constant"`, `"multistep:40,80:0.01"`.
         clip: largest gradient norm per network, none if `None`.
-        precision: `"32-true"`, `"bf16-mixed"`, `"16-mixed"` or `"64-true"`.
+        precision: `"32-true"`, `"bf16-mixed"` or `"16-mixed"`.
         validation_fraction: share held out, with its noisy labels; 0.1 with early stopping, else 0.
         early_stopping: stop when the held-out score stalls for `patience` epochs, and keep the best epoch.
         patience: see there.
@@ -250,10 +256,11 @@ class NoisyLabelRegressor(RegressorMixin, _NoisyLabelEstimator):
     def fit(self, X: Any, y: ArrayLike | None = None) -> NoisyLabelRegressor:
         """Train on `(N, D)` rows or other inputs and `(N,)` or `(N, T)` targets."""
         x = self._inputs(X, reset=True)
-        targets = check_array(self._labels(X, y), dtype=np.float32, ensure_2d=False, input_name="y")
-        _same_length(x, targets)
-        self._columns = targets.ndim
-        self._fit(Data(x, targets.reshape(len(targets), -1), ids=self._ids(X, len(targets)), target_name="target"))
+        given = check_array(self._labels(X, y), dtype="numeric", ensure_2d=False, input_name="y")
+        _same_length(x, given)
+        self._columns = given.ndim
+        targets = given.reshape(len(given), -1).astype(np.float32)
+        self._fit(Data(x, targets, ids=self._ids(X, len(targets)), target_name="target", given=given))
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:

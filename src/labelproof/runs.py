@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
 import labelproof
 from labelproof.core.method import Method
@@ -28,7 +29,7 @@ from labelproof.data.dataset import Data
 from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
 from labelproof.engine.inputs import input_shape
-from labelproof.engine.logs import write_text
+from labelproof.engine.logs import write_metrics, write_text
 from labelproof.engine.loop import fit
 from labelproof.engine.settings import Settings
 from labelproof.issues import NoiseEstimate, estimate_noise, find_issues, find_target_issues, save_issues, summarise
@@ -92,6 +93,7 @@ def train(
     record = _describe(data, method, network, settings, test, command)
     began = time.perf_counter()
     with _opened(folder, record, resume):
+        resume = resume and folder is not None and bool(checkpoint.found(folder))  # killed early: begin again
         fitted = fit(
             method,
             factory,
@@ -105,7 +107,9 @@ def train(
             stamp={"network": network_name(network)},
         )
     issues = issue_table(fitted)
-    noise = estimate_noise(data.y, fitted.belief()) if data.classes is not None else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same remarks as find_issues has just made
+        noise = estimate_noise(data.y, fitted.belief()) if data.classes is not None else None
     result = _result(fitted, issues, noise)
     result["seconds"] = round(fitted.history[-1]["seconds"], 2)
     result["seconds_with_report"] = round(time.perf_counter() - began, 2)
@@ -125,7 +129,8 @@ def issue_table(fitted: Fitted) -> pd.DataFrame:
     """The list of wrong labels: `id, given, suggested, p_wrong, rank, flagged`, and evidence, worst first."""
     data, evidence = fitted.data, fitted.columns()
     if data.classes is None:
-        return find_target_issues(data.y, fitted.belief(), ids=data.ids, evidence=evidence)
+        targets = data.y if data.given is None else data.given.reshape(data.y.shape)
+        return find_target_issues(targets, fitted.belief(), ids=data.ids, evidence=evidence)
     return find_issues(
         data.y, fitted.belief(), classes=data.classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence
     )
@@ -133,8 +138,10 @@ def issue_table(fitted: Fitted) -> pd.DataFrame:
 
 def with_truth(issues: pd.DataFrame, data: Data) -> pd.DataFrame:
     """The list with a `truth` column, where the truth is known."""
-    if data.truth is None or data.classes is None:
+    if data.truth is None:
         return issues
+    if data.classes is None:
+        return issues.assign(truth=data.truth[issues.index, 0]) if data.truth.shape[1] == 1 else issues
     return issues.assign(truth=data.classes[data.truth][issues.index])  # the table's index is the input's row number
 
 
@@ -181,32 +188,62 @@ def _on_cuda(settings: Settings) -> bool:
     return settings.device != "cpu" and torch.cuda.is_available()
 
 
+_FILES = ("run.json", "metrics.csv", "issues.csv", "gallery.npz", "report.html")
+
+
 @contextmanager
 def _opened(folder: Path | None, record: Mapping[str, Any], resume: bool) -> Iterator[None]:
-    """The run's folder while it trains: refused if it holds another run, gone again if training never began."""
+    """The run's folder while it trains, locked; refused if it holds something else, gone if training never began."""
     if folder is None or not is_first_process():
         yield
         return
-    if checkpoint.found(folder) and not resume:
-        raise FileExistsError(
-            f"{folder} holds a run already: give --resume to go on with it, or another folder with --out"
-        )
+    _check_folder(folder, resume)
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            write_text(folder / "run.json", json.dumps(record, indent=1))
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(f"another process is training in {folder}: wait for it, or choose another folder") from None
     except OSError as error:
         raise OSError(f"cannot write to the output folder {folder} ({error}): choose another with --out") from error
     try:
+        if not checkpoint.found(folder):
+            write_text(folder / "run.json", json.dumps(record, indent=1))
         yield
     except Exception:
-        if not checkpoint.found(folder) and not resume:
+        if not checkpoint.found(folder):
             (folder / "run.json").unlink(missing_ok=True)
-        if new:
-            with suppress(OSError):  # something is in it after all
-                folder.rmdir()
         raise
+    finally:
+        lock.release()
+        (folder / ".lock").unlink(missing_ok=True)
+        if new:
+            with suppress(OSError):  # there is something in it: it stays
+                folder.rmdir()
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Nothing that is not a run begun and never checkpointed may be overwritten."""
+    known = folder / "run.json"
+    try:
+        ours = json.loads(known.read_text())
+        ours = ours if "labelproof" in ours else None
+    except (OSError, ValueError, TypeError):
+        ours = None
+    if resume:
+        if ours is None:
+            raise FileNotFoundError(f"no run in {folder}: nothing to resume; start without --resume")
+        return
+    if checkpoint.found(folder) or (ours is not None and ours.get("status") == "finished"):
+        raise FileExistsError(
+            f"{folder} holds a run already: give --resume to go on with it, or another folder with --out"
+        )
+    there = [name for name in _FILES if (folder / name).exists()]
+    if there and ours is None:
+        raise FileExistsError(
+            f"{folder} holds {there[0]}, which a run would overwrite: choose another folder with --out"
+        )
 
 
 def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | None) -> dict[str, Any]:
@@ -232,16 +269,28 @@ def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | None) -
             counts = np.bincount(data.truth * k + data.y, minlength=k * k).reshape(k, k)
             result["true_rate"] = float((data.truth != data.y).mean())
             result["true_transition"] = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).round(5).tolist()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    result["peak_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak, 1)
+    result["peak_memory_mb"] = _peak_memory(fitted.settings)
     # JSON has no NaN: what is undefined (precision with nothing flagged) is null
     return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in result.items()}
+
+
+def _peak_memory(settings: Settings) -> float | None:
+    """MB of the device's memory, or of this process; `None` where the system does not say."""
+    if _on_cuda(settings):
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
     from labelproof.report import write_report  # matplotlib and jinja2: only when a page is made
 
     data = run.fitted.data
+    write_metrics(folder / "metrics.csv", run.fitted.history)
     save_issues(with_truth(run.issues, data), folder / "issues.csv")
     top = run.issues.head(_GALLERY)
     picked = top.index.to_numpy()

@@ -123,6 +123,8 @@ def test_rows_are_split_in_a_fixed_way(folder):
     assert (len(train), len(test), train.columns, train.target_name) == (36, 4, ["a", "b"], "strength")
     assert sorted([*train.ids, *test.ids]) == list(range(40))
     np.testing.assert_array_equal(test.y[:, 0], test.x[:, 0] * 2)
+    np.testing.assert_array_equal(test.given, test.ids * 2.0)
+    assert test.given.dtype == np.float64
     with pytest.raises(
         FileNotFoundError, match=r"uci/energy was not found \(looked for .*energy.csv.*it cannot be downl"
     ):

@@ -59,12 +59,12 @@ def test_grey_images_stay_grey_and_one_colour_image_makes_all_rgb(tmp_path):
 
 def test_images_of_several_sizes_need_a_size(tmp_path):
     path = image_table(tmp_path, image=[png(0, (8, 8)), *[png(i, (9, 5)) for i in range(5)]])
-    message = r"row 0 of images.parquet is 8x8 and row 1 of images.parquet is 9x5.*image_size=8"
+    message = r"row 0 of images.parquet is 8x8 and row 1 of images.parquet is 9x5.*image_size=8 \(--image-size 8\)"
     with pytest.raises(ValueError, match=message):
         read(path)
     assert read(path, image_size=6).x.shape == (6, 3, 6, 6)
     assert read(path, image_size=(4, 7)).x.shape == (6, 3, 4, 7)
-    with pytest.raises(ValueError, match=r"image_size=0 must be pixels a side"):
+    with pytest.raises(ValueError, match=r"image_size=0 \(--image-size\) must be pixels a side"):
         read(path, image_size=0)
 
 
@@ -90,7 +90,7 @@ def test_an_unreadable_image_is_named(tmp_path, broken):
     [
         (
             {"thumb": [png(i) for i in range(6)]},
-            r"columns image, thumb of images.parquet each hold images.*image_column=",
+            r"columns image, thumb of images.parquet each hold images.*image_column= \(--image-column\)",
         ),
         ({"image": [png(0), None, *[png(i) for i in range(4)]]}, r"column 'image' .* has 1 missing value, .* row 1"),
         ({"image": ["nowhere.png"] * 6}, r"nowhere.png \(row 0 of images.parquet\) does not exist"),

@@ -86,6 +86,53 @@ def test_an_index_that_pandas_wrote_names_the_samples(tmp_path):
     assert read(tmp_path / "t.parquet").ids.tolist() == [7, 9]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_index_that_pandas_wrote_never_is_a_feature(tmp_path, times):
+    frame = pd.DataFrame({"a": [5.0, 6.0, 7.0], "id": ["p", "q", "r"], "label": ["x", "x", "y"]})
+    for _ in range(times):
+        frame.to_csv(tmp_path / "t.csv")
+        frame = pd.read_csv(tmp_path / "t.csv")
+    data = read(tmp_path / "t.csv")
+    assert (data.columns, data.ids.tolist()) == (["a"], ["p", "q", "r"])
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert read(tmp_path / "t.parquet").columns == ["a"]
+    path = csv(tmp_path, ",a,id,label\n0,5,p,x\n1,6,q,x\n0,7,r,y\n")  # of two tables set one under the other
+    assert read(path).columns == ["a"]
+    assert read(csv(tmp_path, "a,,label\n5,0,x\n6,1,y\n")).columns == ["a", "Unnamed: 1"]
+
+
+def test_codes_with_leading_zeros_are_kept(tmp_path):
+    rows = "0092,04,007,010\n0093,5,008,008\n0100,06,010,010\n"
+    data = read(csv(tmp_path, f"id,a,label,real\n{rows}"), truth="real")
+    assert data.classes.tolist() == ["007", "008", "010"]
+    assert data.classes[data.truth].tolist() == ["010", "008", "010"]
+    assert data.ids.tolist() == ["0092", "0093", "0100"]
+    np.testing.assert_array_equal(data.x, [[4], [5], [6]])
+    one = read(csv(tmp_path, "id,a,label,real\n7,1,10,09\n8,2,11,11\n"), truth="real")  # labels are text as its truth
+    assert (one.classes.tolist(), one.ids.tolist()) == (["09", "10", "11"], [7, 8])
+    target = read(csv(tmp_path, "a,y\n1,0900\n2,1000\n"), task="regression")
+    assert target.y[:, 0].tolist() == [900, 1000]
+    duplicate = csv(tmp_path, 'note,note,,label\n1,2,3,"01"\n\n4,5,6,10\n')  # columns that pandas renames, a blank line
+    assert read(duplicate).classes.tolist() == ["01", "10"]
+
+
+@pytest.mark.parametrize("values", [["0", "1", "0"], ["0.5", "1.5", "0.5"], ["-0", "3", "0"], ["100", "20", "3"]])
+def test_numbers_without_leading_zeros_stay_numbers(tmp_path, values):
+    rows = "".join(f"{i},{value}\n" for i, value in enumerate(values))
+    assert read(csv(tmp_path, f"a,label\n{rows}")).classes.tolist() == sorted({float(value) for value in values})
+
+
+def test_the_name_is_the_file_name_without_its_ending(tmp_path):
+    for name in ("a.v1.csv", "a.v2.csv"):
+        assert read(csv(tmp_path, "a,label\n1,0\n2,1\n", name)).name == name[:4]
+    pd.DataFrame({"a": [1, 2], "label": [0, 1]}).to_csv(tmp_path / "B.2.CSV.gz", index=False, compression="gzip")
+    assert read(tmp_path / "B.2.CSV.gz").name == "B.2"
+    pd.DataFrame({"a": [1, 2], "label": [0, 1]}).to_parquet(tmp_path / "c.d.pq")
+    assert read(tmp_path / "c.d.pq").name == "c.d"
+    np.savez(tmp_path / "e.f.npz", x=[[1.0], [2.0]], y=[0, 1])
+    assert read(tmp_path / "e.f.npz").name == "e.f"
+
+
 def test_columns_can_be_dropped_and_old_labels_never_are_features(tmp_path):
     path = csv(tmp_path, "a,text,label,label_original\n1,hello,0,1\n2,world,1,1\n")
     assert read(path, drop=["text"]).columns == ["a"]
@@ -98,6 +145,17 @@ def test_fractional_labels_make_a_regression(tmp_path):
     assert data.y.shape == (40, 1)
     assert data.y.dtype == np.float32
     np.testing.assert_allclose(data.y[:, 0], np.arange(40) / 7, rtol=1e-6)
+    assert data.given.tolist() == [i / 7 for i in range(40)]  # the user's own values, not as float32
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "float32", "float64", "Int32", "Float64"])
+def test_targets_are_given_in_their_own_type(tmp_path, kind):
+    frame = pd.DataFrame({"a": [1, 2], "y": pd.array([1, 250], dtype=kind)})
+    frame.to_parquet(tmp_path / "t.parquet")
+    data = read(tmp_path / "t.parquet", task="regression")
+    assert (data.given.dtype, data.given.tolist()) == (np.dtype(kind.lower()), [1, 250])
+    assert data.take(np.array([1])).given.tolist() == [250]
+    assert read(tmp_path / "t.parquet", task="classification").given is None
 
 
 def test_few_fractional_labels_and_whole_ones_make_a_classification(tmp_path):
@@ -117,9 +175,50 @@ def test_a_test_file_is_coded_like_the_training_file(tmp_path):
     np.testing.assert_array_equal(test.x, [[5, 1, 0], [6, 1, 0]])
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_text_stays_text_in_a_test_file_of_numbers(tmp_path, kind):
+    train = read(csv(tmp_path, "c,flag,label\n1,True,1\n02,maybe,2\nz,False,x\n", "train.csv"))
+    test = csv(tmp_path, "flag,c,label,real\nTrue,1,2,1\nFalse,1,1,1\n", "test.csv")
+    if kind == "parquet":
+        pd.read_csv(test).to_parquet(tmp_path / "test.parquet")
+        test = tmp_path / "test.parquet"
+    data = read(test, like=train, truth="real")
+    assert data.classes[data.y].tolist() == ["2", "1"]
+    assert data.classes[data.truth].tolist() == ["1", "1"]
+    assert data.columns == ["c=02", "c=1", "c=z", "flag=False", "flag=True", "flag=maybe"]
+    np.testing.assert_array_equal(data.x, [[0, 1, 0, 0, 1, 0], [0, 1, 0, 1, 0, 0]])
+    padded = read(csv(tmp_path, "c,flag,label\n02,maybe,2\n", "test.csv"), like=train)
+    assert padded.x.tolist() == [[1, 0, 0, 0, 0, 1]]
+
+
+def test_number_classes_stay_numbers_in_a_test_file(tmp_path):
+    train = read(csv(tmp_path, "a,label\n1,1\n2,2\n3,3\n", "train.csv"))
+    assert read(csv(tmp_path, "a,label\n1,02\n2,3.0\n"), like=train).y.tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"label 'x' \(row 1 of data.csv\) is not a class of the training data"):
+        read(csv(tmp_path, "a,label\n1,1\n2,x\n"), like=train)
+    coded = read(save(tmp_path, x=[[1.0], [2.0]], y=["1", "x"]))
+    assert read(save(tmp_path, x=[[1.0]], y=[1]), like=coded).y.tolist() == [0]
+
+
+def test_a_test_file_need_not_have_what_is_no_feature(tmp_path):
+    options = {"truth": "real", "id_column": "key", "drop": ["note"]}
+    train = read(csv(tmp_path, "key,a,note,label,real\nk1,1,x,0,1\nk2,2,y,1,1\n", "train.csv"), **options)
+    test = csv(tmp_path, "a,label,new\n2,1,\n", "test.csv")
+    data = read(test, like=train, **options)
+    assert (data.columns, data.truth, data.ids.tolist(), data.x.tolist()) == (["a"], None, [0], [[2.0]])
+    for name, value in options.items():
+        with pytest.raises(ValueError, match=rf"{name}='\w+' is not a column of test.csv"):
+            read(test, **{name: value})
+    full = csv(tmp_path, "key,a,note,label,real\nk9,1,x,0,1\n", "test.csv")
+    data = read(full, like=train, **options)
+    assert (data.ids.tolist(), data.truth.tolist()) == (["k9"], [1])
+    assert read(save(tmp_path, x=[[1.0]], y=[0]), like=train, **options).truth is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a,colour,label\nbig,red,cat\n", r"column 'a' of test.csv holds text, where the training data holds numbers"),
         (
             "a,colour,label\n1,red,bird\n",
             r"label 'bird' \(row 0 of test.csv\) is not a class of the training data, which",
@@ -142,7 +241,11 @@ MANY = "\n".join(f"{i},word{i},{i % 2}" for i in range(60))
     [
         ("a,label\n1,0\n", {"label": "lable"}, r"label='lable' is not a column of data.csv: did you mean 'label'\? T"),
         ("a,label\n1,0\n", {"label": "zzz"}, r"label='zzz' is not a column of data.csv; There are: a, label"),
-        ("a,b\n1,0\n", {}, r"which column of data.csv holds the labels\? none is called .* label=. Its columns: a, b"),
+        (
+            "a,b\n1,0\n",
+            {},
+            r"which column of data.csv holds the labels\? none is called .* label= \(--label\). Its columns: a, b",
+        ),
         ("label,class\n1,0\n", {}, r"label and class could each be taken for it"),
         ("a,label\n1,0\n", {"id_column": "key"}, r"id_column='key' is not a column of data.csv; There are: a, label"),
         ("a,label\n1,0\n", {"truth": "rael"}, r"truth='rael' is not a column"),
@@ -153,7 +256,7 @@ MANY = "\n".join(f"{i},word{i},{i % 2}" for i in range(60))
             {},
             r"column 'a' of data.csv has 2 missing values, the first in row 1: fill",
         ),
-        ("a,b,label\n1,2,0\n,2,1\n3,2,0\n", {}, r"1 missing value, .*leave the column out with drop=\['a'\]"),
+        ("a,b,label\n1,2,0\n,2,1\n3,2,0\n", {}, r"1 missing value, .*or leave it out with drop=\['a'\] \(--drop a\)"),
         ("a,label\n1,0\ninf,1\n", {}, r"column 'a' of data.csv has 1 infinite value, the first in row 1"),
         ("a,label\n1,0\n1e300,1\n", {}, r"column 'a' of data.csv holds 1e\+300 \(row 1\), too large for float32"),
         ("a,label\n1,x\n2,\n3,x\n", {}, r"column 'label' of data.csv has 1 missing value, the first in row 1: drop"),
@@ -169,8 +272,13 @@ MANY = "\n".join(f"{i},word{i},{i % 2}" for i in range(60))
             r"task='clustering' must be one of auto, classification, regression",
         ),
         (f"a,text,label\n{MANY}\n", {}, r"column 'text' of data.csv holds 60 distinct texts \(the first is 'word0'\)"),
-        (f"a,text,label\n{MANY}\n", {}, r"leave it out with drop=\['text'\], .*id_column='text'"),
-        (f"label,text,a\n{MANY}\n", {}, r"label column 'label' .* 60 distinct values in 60 rows.*task='regression'"),
+        (f"a,text,label\n{MANY}\n", {}, r"drop=\['text'\] \(--drop text\), .*id_column='text' \(--id-column text\)"),
+        (
+            f"label,text,a\n{MANY}\n",
+            {},
+            r"label column 'label' .* 60 distinct values in 60 rows.*task='regression' \(--task r",
+        ),
+        ("a,my text,label\n1,x,0\n2,,1\n", {}, r"drop=\['my text'\] \(--drop 'my text'\)"),
         ("id,label\nk,0\nk,1\n", {}, r"no feature columns"),
         ("id,a,label\nk,1,0\nk,2,1\n", {}, r"ids must be unique, but .*'k'.* stands 2 times"),
         ("id,a,label\nk,1,0\n,2,1\n", {}, r"column 'id' of data.csv has 1 missing value.*every sample needs an id"),
@@ -179,7 +287,7 @@ MANY = "\n".join(f"{i},word{i},{i % 2}" for i in range(60))
         ("", {}, r"data.csv cannot be read as CSV"),
         ("a,label\n1,0\n2,1,7\n", {}, r"data.csv cannot be read as CSV.*line 3"),
         ("a,label\n1,0,5\n2,1,7\n", {}, r"data.csv cannot be read as CSV: its rows have more fields than its header"),
-        ("a,label\n1,0\n", {"image_size": 8}, r"image_size=8 means nothing for data.csv, which has no image column"),
+        ("a,label\n1,0\n", {"image_size": 8}, r"image_size=8 means nothing for data.csv, .*\(--image-size\) out"),
     ],
 )
 def test_unfit_tables_are_refused(tmp_path, text, options, message):
@@ -190,7 +298,9 @@ def test_unfit_tables_are_refused(tmp_path, text, options, message):
 def test_columns_that_make_no_features_are_refused(tmp_path):
     table = pa.table({"when": pa.array([0, 1], pa.timestamp("s")), "label": ["a", "b"]})
     pq.write_table(table, tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match=r"column 'when' of t.parquet holds Timestamp values.*drop=\['when'\]"):
+    with pytest.raises(
+        ValueError, match=r"column 'when' of t.parquet holds Timestamp values.*drop=\['when'\] \(--drop when\)"
+    ):
         read(tmp_path / "t.parquet")
     pq.write_table(pa.table({"v": [[1.0], [2.0]], "label": ["a", "b"]}), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"column 'v' of t.parquet holds ndarray values"):
@@ -251,6 +361,7 @@ def test_npz_regression_with_several_targets(tmp_path):
     data = read(save(tmp_path, x=np.ones((30, 3)), y=y))
     assert data.classes is None
     np.testing.assert_array_equal(data.y, y.astype(np.float32))
+    np.testing.assert_array_equal(data.given, y)
     known = read(save(tmp_path, x=np.ones((30, 3)), y=y, clean=y + 1), truth="clean")
     np.testing.assert_array_equal(known.truth, (y + 1).astype(np.float32))
     assert read(save(tmp_path, x=np.ones((30, 3)), y=y[:, :1])).y.shape == (30, 1)
@@ -268,7 +379,7 @@ def test_npz_regression_with_several_targets(tmp_path):
             r"x of data.npz has shape \(2, 3, 4\).*x.reshape\(len\(x\), -1\)",
         ),
         ({"x": [[1.0], [2.0]], "y": [0, 1, 2]}, {}, r"x has 2 samples but y has 3 labels"),
-        ({"x": [[1.0], [2.0]], "y": np.eye(2)}, {}, r"one-hot rows take y.argmax\(1\)"),
+        ({"x": [[1.0], [2.0]], "y": np.eye(2)}, {}, r"one-hot rows take y.argmax\(1\).*\(--task regression\)"),
         ({"x": [[1.0], [2.0]], "y": np.eye(2, dtype=int)}, {}, r"one-hot rows take y.argmax\(1\)"),
         ({"x": [["a"], ["b"]], "y": [0, 1]}, {}, r"x of data.npz holds <U1 values: inputs must be numbers"),
         ({"x": np.array([[1], [None]], dtype=object), "y": [0, 1]}, {}, r"cannot be read as .npz.*[Oo]bject arrays"),
@@ -286,6 +397,7 @@ def test_real_rows(data_dir):
     assert (data.x.shape, data.y.shape, data.classes) == ((1030, 8), (1030, 1), None)
     assert data.columns[0] == "cement"
     np.testing.assert_allclose(data.y[:2, 0], [79.99, 61.89])
+    assert data.given[:2].tolist() == [79.99, 61.89]
 
 
 def test_real_text_is_refused_with_the_remedy(data_dir):

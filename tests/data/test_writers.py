@@ -93,12 +93,29 @@ def test_tables_turn_into_each_other(tmp_path):
     assert back.read_text() == "a,label,label_original,before\n1,1,0,1\n2,1,1,1\n3,0,0,0\n"
 
 
+def test_leading_zeros_are_kept(tmp_path):
+    path = csv(tmp_path, "id,a,label\n0092,1,007\n0100,2,010\n0101,3,007\n")
+    noisy = relabelled(read(path), (0, 1))
+    out = write_table(path, noisy, tmp_path / "out.csv")
+    assert out.read_text() == "id,a,label,label_original\n0092,1,010,007\n0100,2,010,010\n0101,3,007,007\n"
+    parquet = pq.read_table(write_table(path, noisy, tmp_path / "out.parquet"))
+    assert parquet["id"].to_pylist() == ["0092", "0100", "0101"]
+    assert parquet["label_original"].to_pylist() == ["007", "010", "007"]
+    again = read(tmp_path / "out.parquet", truth="label_original")
+    assert again.classes[again.y].tolist() == ["010", "010", "007"]
+    test = read(
+        csv(tmp_path, "a,label\n5,10\n6,11\n", "test.csv"), like=read(csv(tmp_path, "a,label\n5,10\n6,11\n7,x\n"))
+    )
+    out = write_table(tmp_path / "test.csv", relabelled(test, (0, 2)), tmp_path / "out2.csv")
+    assert out.read_text() == "a,label,label_original\n5,x,10\n6,11,11\n"
+
+
 def test_only_the_samples_of_the_data_are_written(tmp_path):
     path = csv(tmp_path, "key,a,label\nk1,1,x\nk2,2,y\nk3,3,x\nk4,4,y\n")
     part = read(path, id_column="key").take(np.array([1, 2]))
     out = write_table(path, relabelled(part, (0, 0)), tmp_path / "out.csv", id_column="key")
     assert out.read_text() == "key,a,label,label_original\nk2,2,x,y\nk3,3,x,x\n"
-    with pytest.raises(ValueError, match=r"sample '?k2'? is not in data.csv: data must have been read from it"):
+    with pytest.raises(ValueError, match=r"sample '?k2'? is not in data.csv: data must .* id_column= \(--id-column\)"):
         write_table(path, part, tmp_path / "out.csv")
 
 
@@ -158,7 +175,7 @@ def test_unfit_targets_of_writing_are_refused(tmp_path, animals):
     data = read(path)
     for target, message in (
         (path, r"is the input itself, which stays as it is"),
-        (tmp_path / "out.txt", r"must end in one of .csv, .csv.gz, .parquet"),
+        (tmp_path / "out.txt", r"out.txt' \(--out\) must end in one of .csv, .csv.gz, .parquet"),
         (tmp_path / "out.npz", r"data.csv cannot be written as out.npz"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -169,7 +186,9 @@ def test_unfit_targets_of_writing_are_refused(tmp_path, animals):
     with pytest.raises(ValueError, match=r"column 'image' of images.parquet \(binary\) does not fit into a CSV"):
         write_table(image_table(tmp_path), read(image_table(tmp_path)), tmp_path / "out.csv")
     again = csv(tmp_path, "a,label,label_original\n1,0,0\n2,1,1\n", "again.csv")
-    with pytest.raises(ValueError, match=r"again.csv has a column 'label_original' already.*original="):
+    with pytest.raises(
+        ValueError, match=r"again.csv has a column 'label_original' already: rename it first.*original="
+    ):
         write_table(again, read(again), tmp_path / "out.csv")
     with pytest.raises(OSError, match=r"cannot write .*nowhere.*out.csv"):
         write_table(path, data, tmp_path / "nowhere" / "out.csv")

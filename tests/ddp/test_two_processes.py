@@ -46,3 +46,8 @@ def test_two_processes_equal_one(name: str, one: dict[str, Any], two: list[dict[
 
 def test_odd_numbers_do_not_hang(two: list[dict[str, Any]]) -> None:
     assert [r["visits"] for r in two] == [3 * 96] * 2
+    assert all(r["one_epoch"] for r in two)
+
+
+def test_killed_and_resumed_on_two_processes(two: list[dict[str, Any]]) -> None:
+    assert [r["resumed"] for r in two] == [dict.fromkeys(("nets", "table", "evidence", "history"), True)] * 2

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from labelproof.core.method import Method
 from labelproof.core.types import Loss
-from labelproof.engine.loop import endless, fit
+from labelproof.data.feed import endless
+from labelproof.engine.loop import fit
 from labelproof.engine.settings import Settings
 from labelproof.methods import CE, ELR, METHODS, MSE, CoTeaching
 from tests.toy import Offsets, blobs, factory, line, problem, same, settings

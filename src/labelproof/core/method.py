@@ -20,7 +20,7 @@ from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
-Scan = Callable[[Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+Scan = Callable[[Callable[[Batch], Tensor]], tuple[Tensor, Tensor]]
 
 
 class Run(Protocol):
@@ -28,6 +28,10 @@ class Run(Protocol):
 
     nets: Nets
     now: Clock
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of this step."""
 
     def forward(self, batch: Batch) -> Loss:
         """`Method.loss` in the run's precision and under its data-parallel wrapper."""
@@ -49,6 +53,7 @@ class Method(nn.Module):
         twins: whether each network has a moving-average twin.
         views: random augmentations of each sample per batch.
         streams: feeds it needs; `"train"` always, others arrive in `batch.side`.
+        partial_graph: whether some parameters get no gradient in some steps (data-parallel wrappers must know).
         forbids: layer kinds it cannot work with, e.g. `{"batchnorm"}`; refused before training with the remedy.
     """
 
@@ -60,6 +65,7 @@ class Method(nn.Module):
     twins: ClassVar[bool] = False
     views: ClassVar[int] = 1
     streams: ClassVar[tuple[str, ...]] = ("train",)
+    partial_graph: ClassVar[bool] = False
     forbids: ClassVar[frozenset[str]] = frozenset()
 
     task: Task
@@ -86,8 +92,8 @@ class Method(nn.Module):
 
         Args:
             nets: the networks.
-            scan: `scan(f)` runs `f` over the inputs of all training samples in evaluation mode and returns
-                `(index, f(x))` of all of them, whatever rank holds them.
+            scan: `scan(f)` runs `f` over plain batches of all training samples, in evaluation mode and without
+                gradient, and returns the ids `(n,)` and what `f` returned `(n, ...)`, of the samples of every rank.
             now: the clock at the end of the epoch.
         """
 
@@ -119,9 +125,19 @@ class Method(nn.Module):
 
     @classmethod
     def param_names(cls) -> list[str]:
-        """Names of the hyper-parameters, from the constructor's signature."""
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        """Names of the hyper-parameters, from the constructor's signature.
+
+        Raises:
+            TypeError: an argument is not keyword-only (write `*` before the first).
+        """
+        own = cls.__init__ is not Method.__init__
+        parameters = [p for p in inspect.signature(cls).parameters.values() if own]
+        for p in parameters:
+            if p.kind is not inspect.Parameter.KEYWORD_ONLY:
+                raise TypeError(
+                    f"{cls.__name__}.__init__: make {p.name!r} keyword-only, with * before the first argument"
+                )
+        return [p.name for p in parameters]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Hyper-parameters by name (scikit-learn's protocol, so that `clone` and `GridSearchCV` reach them)."""
@@ -131,10 +147,10 @@ class Method(nn.Module):
         """Set hyper-parameters by name.
 
         Raises:
-            ValueError: a name is not a hyper-parameter of this method.
+            ValueError: a name is not a hyper-parameter of this method, or a value is out of range.
         """
         check_param_names(type(self), params)
-        for name, value in params.items():
+        for name, value in type(self)(**{**self.get_params(), **params}).get_params().items():
             setattr(self, name, value)
         return self
 

@@ -38,6 +38,12 @@ class Nets(nn.Module):
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.peers)
 
+    def train(self, mode: bool = True) -> Nets:
+        """Peers follow `mode`; twins stay in evaluation mode, for a forward pass of theirs must not move statistics."""
+        super().train(mode)
+        self.twins.eval()
+        return self
+
     @torch.no_grad()
     def update_twins(self, decay: float) -> None:
         r"""$\theta' \leftarrow d\,\theta' + (1-d)\,\theta$ for parameters and float buffers; counters are copied."""

@@ -16,12 +16,11 @@ Schedule = Callable[[Clock], float]
 _HELP = "'constant', 'cosine', 'multistep:40,80:0.01', 'restarts:10', each also after 'warmup:5+'"
 
 
-def parse_schedule(text: str, *, floor: float = 0.0) -> Schedule:
+def parse_schedule(text: str) -> Schedule:
     """A function from the clock to the factor on the learning rate.
 
     Args:
         text: one of the forms at the top of this module.
-        floor: the factor at the bottom of a cosine.
 
     Raises:
         ValueError: the text has another form.
@@ -33,8 +32,10 @@ def parse_schedule(text: str, *, floor: float = 0.0) -> Schedule:
     """
     warmup, plus, body = text.partition("+") if text.startswith("warmup:") else ("", "", text)
     try:
-        main = _parse_body(body, floor)
+        main = _parse_body(body)
         length = float(warmup.removeprefix("warmup:")) if plus else 0.0
+        if plus and not 0 < length < math.inf:
+            raise ValueError
     except ValueError:
         raise ValueError(f"schedule={text!r} is not understood; allowed: {_HELP}") from None
 
@@ -45,23 +46,25 @@ def parse_schedule(text: str, *, floor: float = 0.0) -> Schedule:
     return factor
 
 
-def _parse_body(text: str, floor: float) -> Schedule:
+def _parse_body(text: str) -> Schedule:
     name, _, rest = text.partition(":")
     if text == "constant":
         return lambda now: 1.0
     if text == "cosine":
-        return lambda now: _cosine((now.epoch + now.step / now.steps_per_epoch) / now.epochs, floor)
+        return lambda now: _cosine((now.epoch + now.step / now.steps_per_epoch) / now.epochs)
     if name == "restarts":
         period = int(rest)
         if period < 1:
             raise ValueError
-        return lambda now: _cosine((now.epoch % period + now.step / now.steps_per_epoch) / period, floor)
+        return lambda now: _cosine((now.epoch % period + now.step / now.steps_per_epoch) / period)
     if name == "multistep":
         when, _, gamma = rest.partition(":")
         milestones, factor = [int(m) for m in when.split(",")], float(gamma or 0.1)
+        if min(milestones) < 0 or not factor > 0:
+            raise ValueError
         return lambda now: factor ** sum(now.epoch >= m for m in milestones)
     raise ValueError
 
 
-def _cosine(progress: float, floor: float) -> float:
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))

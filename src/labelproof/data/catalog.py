@@ -385,6 +385,7 @@ def _load_rows(name: str, split: str, places: _Places) -> Data:
     return Data(
         x=np.ascontiguousarray(features.to_numpy(dtype=np.float32)[rows]),
         y=frame[[target]].to_numpy(dtype=np.float32)[rows],
+        given=frame[target].to_numpy()[rows],
         ids=rows,
         name=name,
         columns=list(features.columns),

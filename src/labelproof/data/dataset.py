@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -33,6 +34,7 @@ class Data:
         name: for run folders and reports.
         columns: names of the feature columns, for rows.
         target_name: the name of the label column.
+        given: `(N,)` or `(N, D)` regression targets in the user's own values and type, for lists; `y` if `None`.
         noise: what was injected, for the record (kind, rate, hash ...); empty if nothing was.
     """
 
@@ -44,6 +46,7 @@ class Data:
     name: str = "data"
     columns: Sequence[str] = ()
     target_name: str = "label"
+    given: NDArray[Any] | None = None
     noise: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,10 +57,11 @@ class Data:
             object.__setattr__(self, "ids", np.arange(n))
         if len(self.ids) != n:
             raise ValueError(f"ids has {len(self.ids)} entries for {n} samples: one id per sample is needed")
-        unique, counts = np.unique(self.ids, return_counts=True)
-        if unique.size < n:
+        names = self.ids.tolist()
+        if len(set(names)) < n:
+            name, times = Counter(names).most_common(1)[0]
             raise ValueError(
-                f"ids must be unique, but {unique.tolist()[counts.argmax()]!r} stands {counts.max()} times: "
+                f"ids must be unique, but {name!r} stands {times} times: "
                 "drop the repeated rows, or leave the id column out to use row numbers"
             )
 
@@ -81,14 +85,13 @@ class Data:
 
     def relabelled(self, y: NDArray[Any], **noise: Any) -> Data:
         """The same samples under other given labels; the present ones become the truth if none is known."""
-        return replace(self, y=y, truth=self.y if self.truth is None else self.truth, noise=noise)
+        return replace(self, y=y, truth=self.y if self.truth is None else self.truth, noise=noise, given=None)
 
     def take(self, rows: NDArray[np.int64]) -> Data:
         """The given rows as a data set of their own, ids kept (for subsets chosen *before* training)."""
         x = self.x[rows] if isinstance(self.x, np.ndarray) else _Rows(self.x, rows)
-        return replace(
-            self, x=x, y=self.y[rows], ids=self.ids[rows], truth=None if self.truth is None else self.truth[rows]
-        )
+        truth, given = (None if a is None else a[rows] for a in (self.truth, self.given))
+        return replace(self, x=x, y=self.y[rows], ids=self.ids[rows], truth=truth, given=given)
 
 
 class _Rows:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from labelproof.core.types import Batch
 from labelproof.data.dataset import MapStyle
-from labelproof.data.seeds import derive, generator
+from labelproof.data.seeds import generator, seeded
 from labelproof.data.transforms import Standardise, crop_flip
 from labelproof.functional.ranks import rank, world_size
 
@@ -49,6 +49,14 @@ def batch_bounds(n: int, batch_size: int, world: int = 1) -> list[tuple[int, int
     if len(cuts) > 1 and n - cuts[-1] < 2 * world:
         cuts.pop()
     return list(zip(cuts, [*cuts[1:], n], strict=True))
+
+
+def endless(feed: Feed, position: int) -> Iterator[Batch]:
+    """A feed's batches epoch after epoch, from the batch at `position` on."""
+    epoch, start = divmod(position, feed.steps)
+    while True:
+        yield from feed.epoch(epoch, start=start)
+        epoch, start = epoch + 1, 0
 
 
 class _Base:
@@ -139,8 +147,9 @@ class DeviceFeed(_Base):
 class StreamFeed(_Base):
     """Large data: a map-style data set streamed through worker processes.
 
-    Random transforms of the data set itself draw from torch's generator, seeded per (seed, epoch, sample): the same
-    whatever worker loads the sample and wherever a run resumes. Arguments as for `DeviceFeed`, with a map-style `x`.
+    Random transforms of the data set itself (drawing from torch, NumPy or `random`) are seeded per (seed, epoch,
+    sample): the same whatever worker loads the sample and wherever a run resumes. Arguments as for `DeviceFeed`, with
+    a map-style `x`.
 
     Args:
         workers: loading processes; 0 loads in the training process.
@@ -178,7 +187,7 @@ class StreamFeed(_Base):
 
 
 class _Seeded(Dataset[tuple[int, Tensor]]):
-    """Pairs each sample with its id and seeds torch's generator for it (module level: spawned workers pickle it)."""
+    """Pairs each sample with its id (module level: spawned workers pickle it)."""
 
     def __init__(self, base: MapStyle, seed: int, epoch: int) -> None:
         self.base, self.seed, self.epoch = base, seed, epoch
@@ -187,14 +196,18 @@ class _Seeded(Dataset[tuple[int, Tensor]]):
         return len(self.base)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.seed, "sample", self.epoch, index))
-            return index, as_tensor(self.base[index], index)
+        return index, load_item(self.base, index, self.seed, self.epoch)
 
 
 def from_array(x: NDArray[Any]) -> Tensor:
     """A tensor on the array's memory; of a copy where that is read-only, which torch does not allow."""
     return torch.from_numpy(x if x.flags.writeable else x.copy())
+
+
+def load_item(base: MapStyle, index: int, seed: int = 0, epoch: int = -1) -> Tensor:
+    """One input of a map-style data set; its random transforms depend on (seed, epoch, index) alone."""
+    with seeded(seed, "sample", epoch, index):
+        return as_tensor(base[index], index)
 
 
 def as_tensor(item: Any, index: int) -> Tensor:

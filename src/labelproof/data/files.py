@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from labelproof.data.images import SUFFIXES
-from labelproof.data.tables import column, ids_of, listed
+from labelproof.data.tables import column, listed
 
 CSV = (".csv", ".csv.gz")
 PARQUET = (".parquet", ".pq")
@@ -25,6 +27,12 @@ _SPLITS = {"train", "test", "val", "valid", "validation"}
 def has_ending(path: Path, endings: tuple[str, ...]) -> bool:
     """Whether a file's name says it is of this kind."""
     return path.name.lower().endswith(endings)
+
+
+def stem(path: Path) -> str:
+    """The name of a data file without the ending that says its kind: dots before it belong to the name."""
+    ending = next(ending for ending in CSV + PARQUET + NPZ if has_ending(path, (ending,)))
+    return path.name[: -len(ending)]
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -62,14 +70,48 @@ def _read_csv(path: Path) -> pd.DataFrame:
             raise ValueError("its rows have more fields than its header has names") from None
 
 
-def id_values(frame: pd.DataFrame, asked: str | None, origin: str) -> tuple[str | None, NDArray[Any] | None]:
-    """Name and values of the id column: the one asked for, one called id, or an index that pandas wrote into a CSV."""
-    name = column(frame, asked, "id_column", origin)
-    if name is None:
-        name = next((c for c in frame.columns if c.lower() == "id"), None)
-    if name is None and frame.columns[0] == "Unnamed: 0" and frame.iloc[:, 0].is_unique:
-        name = "Unnamed: 0"
-    return name, None if name is None else ids_of(frame[name], origin)
+def as_text(frame: pd.DataFrame, path: Path, names: Iterable[str]) -> pd.DataFrame:
+    """The frame of `path` with the named columns as text: in a CSV, as it stands there ("007" rather than 7)."""
+    numeric = [name for name in names if pd.api.types.infer_dtype(frame[name]) != "string"]
+    if not numeric:
+        return frame
+    out = frame.copy(deep=False)
+    if has_ending(path, PARQUET):
+        for name in numeric:
+            out[name] = frame[name].map(str, na_action="ignore")
+        return out
+    # By place, since pandas renames columns as it reads.
+    places = [place for place, name in enumerate(frame.columns) if name in numeric]
+    text = pd.read_csv(path, dtype=str, usecols=places, index_col=False)
+    for at, place in enumerate(places):
+        out[frame.columns[place]] = text.iloc[:, at]
+    return out
+
+
+def with_codes(frame: pd.DataFrame, path: Path, *groups: Sequence[str]) -> pd.DataFrame:
+    """The frame of `path` with each group of columns as text, if numbers in one of them have leading zeros ("007").
+
+    As numbers they would not be what the user wrote. A Parquet file says itself which columns are text.
+    """
+    whole = [name for group in groups for name in group if pd.api.types.infer_dtype(frame[name]) == "integer"]
+    if has_ending(path, PARQUET) or not whole:
+        return frame
+    text = as_text(frame, path, whole)
+    codes = {name for name in whole if text[name].str.strip().str.fullmatch(r"0\d+", na=False).any()}
+    return as_text(frame, path, [name for group in groups if codes & {*group} for name in group])
+
+
+def index_columns(frame: pd.DataFrame) -> list[str]:
+    """Row indices that pandas wrote into a CSV: leading columns without a name, of integers or of unique values."""
+    unnamed = takewhile(lambda name: name.startswith("Unnamed: "), frame.columns)
+    return [name for name in unnamed if pd.api.types.is_integer_dtype(frame[name].dtype) or frame[name].is_unique]
+
+
+def id_name(frame: pd.DataFrame, asked: str | None, origin: str) -> str | None:
+    """The id column: the one asked for, one called id, or an index that pandas wrote into a CSV."""
+    found = [name for name in frame.columns if name.lower() == "id"]
+    found += [name for name in index_columns(frame) if frame[name].is_unique]
+    return column(frame, asked, "id_column", origin) or next(iter(found), None)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -138,10 +138,11 @@ class ImageFiles:
         first = headers[0]
         for index, header in enumerate(headers):
             if header[:2] != first[:2]:
+                side = min(first.height, first.width)
                 raise ValueError(
                     f"images are of different sizes: {self.where(0)} is {first.height}x{first.width} and "
                     f"{self.where(index)} is {header.height}x{header.width} (height x width): "
-                    f"resize them all with image_size={min(first.height, first.width)} or another size"
+                    f"resize them all with image_size={side} (--image-size {side}) or another size"
                 )
         return first.height, first.width
 
@@ -170,7 +171,9 @@ def _as_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None
         return None
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"image_size={image_size!r} must be pixels a side, or (height, width), each at least 1")
+        raise ValueError(
+            f"image_size={image_size!r} (--image-size) must be pixels a side, or (height, width), each at least 1"
+        )
     return size
 
 

@@ -6,8 +6,8 @@ Writing a copy with other labels is `write_table`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,31 @@ from numpy.typing import NDArray
 from labelproof.core.registry import did_you_mean
 from labelproof.data import catalog
 from labelproof.data.dataset import Data
-from labelproof.data.files import CSV, NPZ, PARQUET, class_folders, has_ending, id_values, read_arrays, read_frame
+from labelproof.data.files import (
+    CSV,
+    NPZ,
+    PARQUET,
+    as_text,
+    class_folders,
+    has_ending,
+    id_name,
+    index_columns,
+    read_arrays,
+    read_frame,
+    stem,
+    with_codes,
+)
 from labelproof.data.images import MAX_BYTES, SUFFIXES, ImageFiles, load_images
 from labelproof.data.tables import (
     TASKS,
     column,
     encode_labels,
     feature_matrix,
+    ids_of,
     label_column,
     listed,
     refuse_missing,
+    text_columns,
 )
 from labelproof.data.writers import ORIGINAL, write_table
 
@@ -47,11 +62,26 @@ class _Options:
     like: Data | None
 
     def refuse(self, source: str, *names: str) -> None:
-        """Raise if an option was given that means nothing for this source."""
+        """Raise if an option was given that means nothing for this source.
+
+        A test file is read with the options of the training file, whose columns it need not have.
+        """
         for name in names:
             value = getattr(self, name)
-            if value not in (None, ()):
-                raise ValueError(f"{name}={value!r} means nothing for {source}: leave it out")
+            if value not in (None, ()) and (self.like is None or name == "image_size"):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{name}={value!r} means nothing for {source}: leave {name}= ({flag}) out")
+
+    def within(self, names: Container[str]) -> _Options:
+        """The options for a source with these columns: a test file may lack ids, the truth and what is dropped."""
+        if self.like is None:
+            return self
+        return replace(
+            self,
+            id_column=self.id_column if self.id_column in names else None,
+            truth=self.truth if self.truth in names else None,
+            drop=[name for name in self.drop if name in names],
+        )
 
     @property
     def asked_task(self) -> str:
@@ -88,15 +118,18 @@ def read(
     Args:
         source: what to read.
         label: column (or .npz array) of the given labels. Else the only one called label, target, class or y.
-        id_column: column that names each sample; else one called `id`, else the row numbers.
+        id_column: column that names each sample; else one called `id`, else the row numbers. As in the labels, numbers
+            with leading zeros ("007") are text.
         image_column: column of images, if it is not plain which one.
         image_size: resize images to this many pixels a side, or to (height, width).
         truth: column of true labels, where they are known: coded like the labels, used only to measure.
-        drop: columns to leave out of the features. `label_original`, which `write_table` adds, never is one.
+        drop: columns to leave out of the features. `label_original`, which `write_table` adds, never is one, nor is an
+            index that pandas wrote into a CSV.
         task: "classification", "regression" or "auto": labels with fractions and more than 20 distinct values make a
             regression, all others a classification (but if more than half of all rows have labels of their own, that
             is an error: they are ids, text or numbers to predict).
-        like: code labels and features as in this data set, for a test file.
+        like: code labels and features as in this data set, for a test file: a column that was text there is text here.
+            The file need not have the columns of `id_column`, `truth` and `drop`.
         max_bytes: decode images into memory up to this size (4 GiB); beyond it they are decoded as they are used.
         data_dir: where named data sets lie, see `labelproof.data.catalog.load`.
 
@@ -152,9 +185,14 @@ def _read_named(name: str, options: _Options, data_dir: str | os.PathLike[str] |
 
 def _read_table(path: Path, options: _Options) -> Data:
     frame, origin = read_frame(path), path.name
+    options = options.within(frame.columns)
+    like = () if options.like is None else options.like.columns
     label = label_column(frame, options.label, origin)
     truth = column(frame, options.truth, "truth", origin)
-    id_column, ids = id_values(frame, options.id_column, origin)
+    id_column = id_name(frame, options.id_column, origin)
+    for name in options.drop:
+        column(frame, name, "drop", origin)
+    frame = _as_written(frame, path, options, label, id_column)
     labels = encode_labels(
         frame[label],
         task=options.asked_task,
@@ -162,10 +200,10 @@ def _read_table(path: Path, options: _Options) -> Data:
         truth=None if truth is None else frame[truth],
         classes=None if options.like is None else options.like.classes,
     )
-    for name in options.drop:
-        column(frame, name, "drop", origin)
-    unused = {label, truth, id_column, ORIGINAL, *options.drop}
+    unused = {label, truth, id_column, ORIGINAL, *index_columns(frame), *options.drop}
     rest = frame[[name for name in frame.columns if name not in unused]]
+    if like:
+        rest = rest[[name for name in rest.columns if name in {*like, *text_columns(rest.columns, like)}]]
     image = _image_column(rest, column(rest, options.image_column, "image_column", origin), origin)
     x: NDArray[Any] | ImageFiles
     if image is not None:
@@ -174,17 +212,30 @@ def _read_table(path: Path, options: _Options) -> Data:
         columns: list[str] = []
     else:
         options.refuse(f"{origin}, which has no image column", "image_size")
-        x, columns = feature_matrix(rest, origin=origin, like=None if options.like is None else options.like.columns)
+        x, columns = feature_matrix(rest, origin=origin, like=like or None)
     return Data(
         x=x,
         y=labels.y,
         classes=labels.classes,
         truth=labels.truth,
-        name=path.name.split(".")[0],
+        given=labels.given,
+        name=stem(path),
         columns=columns,
         target_name=label,
-        **_given_ids(ids),
+        **_given_ids(None if id_column is None else ids_of(frame[id_column], origin)),
     )
+
+
+def _as_written(frame: pd.DataFrame, path: Path, options: _Options, label: str, id_column: str | None) -> pd.DataFrame:
+    """The frame with those columns as text whose numbers are codes, or which were text in the training data."""
+    labels = [label] if options.truth is None else [label, options.truth]
+    ids = [] if id_column is None else [id_column]
+    if options.like is None:
+        return with_codes(frame, path, ids, [] if options.task == "regression" else labels)
+    texts = text_columns(frame.columns, options.like.columns)
+    if options.like.classes is not None and options.like.classes.dtype.kind == "U":
+        texts += labels
+    return as_text(with_codes(frame, path, ids), path, texts)
 
 
 def _given_ids(ids: NDArray[Any] | None) -> dict[str, Any]:
@@ -197,7 +248,9 @@ def _image_column(frame: pd.DataFrame, asked: str | None, origin: str) -> str | 
         return asked
     found = [str(name) for name, values in frame.items() if _holds_images(values)]
     if len(found) > 1:
-        raise ValueError(f"columns {listed(found)} of {origin} each hold images: choose one with image_column=")
+        raise ValueError(
+            f"columns {listed(found)} of {origin} each hold images: choose one with image_column= (--image-column)"
+        )
     return found[0] if found else None
 
 
@@ -235,6 +288,7 @@ def _image_sources(values: pd.Series[Any], path: Path) -> list[Path | bytes]:
 def _read_npz(path: Path, options: _Options) -> Data:
     options.refuse(path.name, "image_column", "image_size", "drop")
     arrays = read_arrays(path)
+    options = options.within(arrays)
     x_name = "X" if "X" in arrays and "x" not in arrays else "x"
     y_name = options.label or "y"
     wanted = [name for name in (x_name, y_name, options.truth, options.id_column) if name is not None]
@@ -248,12 +302,12 @@ def _read_npz(path: Path, options: _Options) -> Data:
     if not len(given):
         raise ValueError(f"{path.name} has no rows")
     ids = arrays.get(options.id_column or "ids")
-    common: dict[str, Any] = {"name": path.stem, "target_name": y_name, **_given_ids(ids)}
+    common: dict[str, Any] = {"name": stem(path), "target_name": y_name, **_given_ids(ids)}
     x = _inputs(arrays[x_name], path.name)
     names = [y_name] if options.truth is None else [y_name, options.truth]
     if given.ndim == 2 and given.shape[1] > 1:
         targets = [_many_targets(arrays[name], path.name, options.asked_task) for name in names]
-        return Data(x=x, y=targets[0], truth=targets[1] if len(names) > 1 else None, **common)
+        return Data(x=x, y=targets[0], truth=targets[1] if len(names) > 1 else None, given=given, **common)
     series = [pd.Series(arrays[name].reshape(-1), name=name) for name in names]
     labels = encode_labels(
         series[0],
@@ -262,7 +316,7 @@ def _read_npz(path: Path, options: _Options) -> Data:
         truth=series[1] if len(series) > 1 else None,
         classes=None if options.like is None else options.like.classes,
     )
-    return Data(x=x, y=labels.y, classes=labels.classes, truth=labels.truth, **common)
+    return Data(x=x, y=labels.y, classes=labels.classes, truth=labels.truth, given=labels.given, **common)
 
 
 def _inputs(x: NDArray[Any], origin: str) -> NDArray[Any]:
@@ -301,7 +355,8 @@ def _many_targets(given: NDArray[Any], origin: str, task: str) -> NDArray[np.flo
     if task == "classification" or given.dtype.kind != "f" or (one_hot and task == "auto"):
         raise ValueError(
             f"y of {origin} has shape {given.shape}: classes must be one label per sample (of one-hot rows take "
-            "y.argmax(1)); several regression targets must be floats, with task='regression' if each is 0 or 1"
+            "y.argmax(1)); several regression targets must be floats, and if each is 0 or 1 say task='regression' "
+            "(--task regression)"
         )
     return _finite(given, f"{origin} (array y)")
 

@@ -7,7 +7,11 @@ rank can draw what belongs to the joint batch.
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -24,3 +28,22 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
     """A CPU generator seeded with `derive(...)`."""
     return torch.Generator().manual_seed(derive(seed, purpose, *counters))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str, *counters: int) -> Iterator[None]:
+    """Run other people's code, which draws from global generators, under a seed of its own.
+
+    Covers torch on the CPU, NumPy's global generator and `random`; the caller's states come back.
+    """
+    state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    value = derive(seed, purpose, *counters)
+    torch.default_generator.manual_seed(value)  # torch.manual_seed would reseed the GPUs too
+    np.random.seed(value % 2**32)  # noqa: NPY002
+    random.seed(value)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        random.setstate(state[2])

@@ -5,7 +5,8 @@ Rows are counted from 0 in every message, the header left out.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import shlex
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,12 +32,18 @@ class Labels(NamedTuple):
     y: NDArray[Any]
     classes: NDArray[Any] | None
     truth: NDArray[Any] | None
+    given: NDArray[Any] | None = None
 
 
 def listed(names: Sequence[Hashable]) -> str:
     """Names for a message, cut short if there are very many."""
     rest = len(names) - _LISTED
     return ", ".join(map(str, names[:_LISTED])) + (f" ... and {rest} more" if rest > 0 else "")
+
+
+def leave_out(name: str) -> str:
+    """The remedy for a feature column that does not fit, for Python and for the command line."""
+    return f"leave it out with drop=[{name!r}] (--drop {shlex.quote(name)})"
 
 
 def column(frame: pd.DataFrame, name: str | None, argument: str, origin: str) -> str | None:
@@ -67,7 +74,7 @@ def label_column(frame: pd.DataFrame, label: str | None, origin: str) -> str:
         return found[0]
     what = f"{' and '.join(found)} could each be" if found else "none is called label, target, class or y, so none is"
     raise ValueError(
-        f"which column of {origin} holds the labels? {what} taken for it: say so with label=. "
+        f"which column of {origin} holds the labels? {what} taken for it: say so with label= (--label). "
         f"Its columns: {listed(list(frame.columns))}"
     )
 
@@ -102,7 +109,7 @@ def encode_labels(
         task: `"classification"`, `"regression"` or `"auto"`, see `labelproof.data.readers.read`.
         origin: what to call the data in messages.
         truth: true labels, coded with the same classes.
-        classes: code with these instead of the sorted distinct values.
+        classes: code with these instead of the sorted distinct values; numbers are taken for text if these are text.
 
     Raises:
         ValueError: labels missing, not numbers in regression, unknown to `classes`, or mostly distinct.
@@ -113,10 +120,10 @@ def encode_labels(
         refuse_missing(values, str(values.name), origin, remedy)
     if task == "regression" or (task == "auto" and _looks_continuous(given)):
         targets = [_targets(values, origin) for values in columns]
-        return Labels(targets[0], None, targets[1] if truth is not None else None)
+        return Labels(targets[0], None, targets[1] if truth is not None else None, _exact(given))
     if task == "auto":
         _refuse_distinct(given, origin)
-    simple = [plain(values) for values in columns]
+    simple = [plain(values) if classes is None else _like_classes(values, classes) for values in columns]
     if len({_family(values) for values in simple}) > 1:
         raise ValueError(
             f"columns {str(given.name)!r} and {str(columns[1].name)!r} of {origin} hold labels of different kinds "
@@ -157,7 +164,7 @@ def feature_matrix(
     parts: dict[str, NDArray[np.float32]] = {}
     texts: set[str] = set()
     for name, values in frame.items():
-        remedy = f"fill or drop those rows, or leave the column out with drop=[{str(name)!r}]"
+        remedy = f"fill or drop those rows, or {leave_out(str(name))}"
         refuse_missing(values, str(name), origin, remedy)
         if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_numeric_dtype(values.dtype):
             parts[str(name)] = _numbers(values, str(name), origin)
@@ -171,6 +178,11 @@ def feature_matrix(
     return np.column_stack(list(parts.values())), list(parts)
 
 
+def text_columns(columns: Iterable[str], like: Sequence[str]) -> list[str]:
+    """Which of these columns were text where `like` was made: "c" if it has "c=1" and the like, but no "c"."""
+    return [name for name in columns if name not in like and any(made.startswith(f"{name}=") for made in like)]
+
+
 def ids_of(values: pd.Series[Any], origin: str) -> NDArray[Any]:
     """The ids in a column, `(N,)`, integers or text.
 
@@ -178,7 +190,10 @@ def ids_of(values: pd.Series[Any], origin: str) -> NDArray[Any]:
         ValueError: one is missing.
     """
     refuse_missing(
-        values, str(values.name), origin, "every sample needs an id; or leave id_column out to use row numbers"
+        values,
+        str(values.name),
+        origin,
+        "every sample needs an id: fill them in, or name another column with id_column= (--id-column)",
     )
     return np.asarray(plain(values).tolist())
 
@@ -202,6 +217,23 @@ def plain(values: pd.Series[Any]) -> pd.Series[Any]:
     return values.astype(str)
 
 
+def _like_classes(values: pd.Series[Any], classes: NDArray[Any]) -> pd.Series[Any]:
+    """The values as text or as numbers, whichever the classes are: a short test file may look like the other."""
+    values = plain(values)
+    if classes.dtype.kind == "U":
+        return values.astype(str)
+    if classes.dtype.kind in "iuf" and _family(values) == "text":
+        numbers = pd.to_numeric(values, errors="coerce")
+        return values.astype(object).where(numbers.isna(), numbers)
+    return values
+
+
+def _exact(values: pd.Series[Any]) -> NDArray[Any]:
+    """The numbers in their own type."""
+    kind: Any = values.dtype
+    return values.to_numpy(dtype=getattr(kind, "numpy_dtype", kind), copy=True)  # a view would hold the whole table
+
+
 def _family(values: pd.Series[Any]) -> str:
     if pd.api.types.is_bool_dtype(values.dtype):
         return "yes or no"
@@ -220,8 +252,8 @@ def _refuse_distinct(values: pd.Series[Any], origin: str) -> None:
     if distinct > max(MAX_FLOAT_CLASSES, len(values) // 2):
         raise ValueError(
             f"label column {str(values.name)!r} of {origin} has {distinct} distinct values in {len(values)} rows: "
-            "is it the label? If it is a number to predict, say task='regression'; if every value is a class, "
-            "task='classification'"
+            "is it the label? If it is a number to predict, say task='regression' (--task regression); if every value "
+            "is a class, task='classification' (--task classification)"
         )
 
 
@@ -229,7 +261,8 @@ def _targets(values: pd.Series[Any], origin: str) -> NDArray[np.float32]:
     if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
         raise ValueError(
             f"label column {str(values.name)!r} of {origin} does not hold numbers (its first value is "
-            f"{_first(values)!r}): regression needs numbers; otherwise say task='classification'"
+            f"{_first(values)!r}): regression needs numbers; otherwise say task='classification' "
+            "(--task classification)"
         )
     return _numbers(values, str(values.name), origin)[:, None]
 
@@ -252,15 +285,15 @@ def _one_hot(values: pd.Series[Any], name: str, origin: str) -> dict[str, NDArra
     if not categorical and not isinstance(first, str):
         raise ValueError(
             f"column {name!r} of {origin} holds {type(first).__name__} values, which make no features: "
-            f"turn it into numbers or text, or leave it out with drop=[{name!r}]"
+            f"turn it into numbers or text, or {leave_out(name)}"
         )
     codes, uniques = pd.factorize(plain(values).astype(str), sort=True)
     if len(uniques) > MAX_CATEGORIES:
         shown = first if len(str(first)) <= 30 else f"{str(first)[:30]}..."
         raise ValueError(
             f"column {name!r} of {origin} holds {len(uniques)} distinct texts (the first is {shown!r}), more than the "
-            f"{MAX_CATEGORIES} that are made columns of: leave it out with drop=[{name!r}], name the samples with it "
-            f"(id_column={name!r}), or turn it into numbers first"
+            f"{MAX_CATEGORIES} that are made columns of: {leave_out(name)}, name the samples with it with "
+            f"id_column={name!r} (--id-column {shlex.quote(name)}), or turn it into numbers first"
         )
     return {f"{name}={value}": (codes == code).astype(np.float32) for code, value in enumerate(uniques)}
 
@@ -272,6 +305,8 @@ def _aligned(
     rows = len(next(iter(parts.values())))
     out: dict[str, NDArray[np.float32]] = {}
     for name in like:
+        if name in texts:
+            raise ValueError(f"column {name!r} of {origin} holds text, where the training data holds numbers")
         if name not in parts and not any(name.startswith(f"{text}=") for text in texts):
             raise ValueError(
                 f"{origin} lacks the column {name!r} of the training data; its columns: {listed([*parts])}"

@@ -15,7 +15,7 @@ class Standardise(nn.Module):
 
     Args:
         mean: `(C,)` or `(D,)`.
-        std: likewise; 0 (a constant column) is taken as 1.
+        std: likewise; a column where it is 0 is constant and becomes 0, whatever it holds at prediction.
         dims: number of dimensions of one input (1 for rows, 3 for images).
     """
 
@@ -26,7 +26,8 @@ class Standardise(nn.Module):
         super().__init__()
         shape = (-1,) + (1,) * (dims - 1)
         self.register_buffer("mean", mean.float().reshape(shape))
-        self.register_buffer("scale", 1 / torch.where(std > 0, std, torch.ones_like(std)).float().reshape(shape))
+        scale = torch.where(std > 0, 1 / std, torch.zeros_like(std))
+        self.register_buffer("scale", scale.float().reshape(shape))
 
     @classmethod
     def fit(cls, x: NDArray[np.generic] | Tensor, rows: NDArray[np.int64] | None = None) -> Standardise:

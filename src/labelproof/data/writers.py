@@ -15,9 +15,19 @@ from numpy.typing import NDArray
 
 from labelproof.data import catalog
 from labelproof.data.dataset import Data
-from labelproof.data.files import CSV, NPZ, PARQUET, class_folders, has_ending, id_values, read_arrays, read_frame
+from labelproof.data.files import (
+    CSV,
+    NPZ,
+    PARQUET,
+    as_text,
+    class_folders,
+    has_ending,
+    id_name,
+    read_arrays,
+    read_frame,
+)
 from labelproof.data.images import to_png
-from labelproof.data.tables import column, listed, plain
+from labelproof.data.tables import column, ids_of, listed, plain
 
 ORIGINAL = "label_original"
 """Where the labels of the original go. Readers never take this column for a feature."""
@@ -71,12 +81,12 @@ def write_table(
     """
     target, known = Path(path), CSV + PARQUET + NPZ
     if not has_ending(target, known):
-        raise ValueError(f"path={str(path)!r} must end in one of {', '.join(known)}")
+        raise ValueError(f"path={str(path)!r} (--out) must end in one of {', '.join(known)}")
     if isinstance(source, str) and source in catalog.NAMES:
         return _write_frame(_named(source, data, original, data_dir), target)
     origin = Path(source)
     if target.exists() and target.samefile(origin):
-        raise ValueError(f"path={str(path)!r} is the input itself, which stays as it is: choose another name")
+        raise ValueError(f"path={str(path)!r} (--out) is the input itself, which stays as it is: choose another name")
     if origin.is_dir():
         return _write_frame(_folder(origin, data, original), target)
     if has_ending(origin, NPZ) != has_ending(target, NPZ):
@@ -89,8 +99,7 @@ def write_table(
 
 
 def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
-    frame = read_frame(origin)
-    given, rows = _given(frame, data, origin, id_column, original)
+    frame, given, rows = _given(data, origin, id_column, original)
     # Read without a header: pandas renames repeated and empty names, and every cell is to stay the text it was.
     text = pd.read_csv(origin, header=None, dtype=str, keep_default_na=False, na_filter=False)
     header, body = text.iloc[0].tolist(), text.iloc[1:]
@@ -103,8 +112,7 @@ def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, or
 
 
 def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
-    frame = read_frame(origin)
-    given, rows = _given(frame, data, origin, id_column, original)
+    frame, given, rows = _given(data, origin, id_column, original)
     table = pq.read_table(origin) if has_ending(origin, PARQUET) else pa.Table.from_pandas(frame, preserve_index=False)
     at = table.column_names.index(data.target_name)
     labels = _relabelled(table.column(at).to_pylist(), given, rows, data)
@@ -182,16 +190,24 @@ def _write_frame(frame: pd.DataFrame, target: Path) -> Path:
 
 
 def _given(
-    frame: pd.DataFrame, data: Data, origin: Path, id_column: str | None, original: str
-) -> tuple[list[Any], NDArray[np.int64]]:
-    """The labels of the whole source as the reader understands them, and the rows that `data` has."""
+    data: Data, origin: Path, id_column: str | None, original: str
+) -> tuple[pd.DataFrame, list[Any], NDArray[np.int64]]:
+    """The source as the reader understands it, all of its labels, and the rows that `data` has."""
+    frame = read_frame(origin)
     label = column(frame, data.target_name, "data.target_name", origin.name)
     if original in frame.columns:
         raise ValueError(
-            f"{origin.name} has a column {original!r} already: keep the labels under another name (original=)"
+            f"{origin.name} has a column {original!r} already: rename it first, or in Python keep the labels "
+            "under another name with original="
         )
-    _, ids = id_values(frame, id_column, origin.name)
-    return plain(frame[label]).tolist(), _rows(ids, len(frame), data, origin.name)
+    name = id_name(frame, id_column, origin.name)
+    read_as = {label: data.classes, name: data.ids}
+    texts = [
+        key for key, values in read_as.items() if key is not None and values is not None and values.dtype.kind == "U"
+    ]
+    frame = as_text(frame, origin, texts)
+    ids = None if name is None else ids_of(frame[name], origin.name)
+    return frame, plain(frame[label]).tolist(), _rows(ids, len(frame), data, origin.name)
 
 
 def _rows(ids: NDArray[Any] | None, count: int, data: Data, origin: str) -> NDArray[np.int64]:
@@ -200,7 +216,8 @@ def _rows(ids: NDArray[Any] | None, count: int, data: Data, origin: str) -> NDAr
     if (rows < 0).any():
         unknown = data.ids[int((rows < 0).argmax())].item()
         raise ValueError(
-            f"sample {unknown!r} is not in {origin}: data must have been read from it, with the same id_column="
+            f"sample {unknown!r} is not in {origin}: data must have been read from it, "
+            "with the same id_column= (--id-column)"
         )
     return rows.astype(np.int64)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labelproof.core.task import Task
-from labelproof.functional.ranks import gather_rows, sum_over_ranks
+from labelproof.functional.ranks import gather_rows, rank, sum_over_ranks
 
 
 class Evidence(nn.Module):
@@ -27,29 +27,30 @@ class Evidence(nn.Module):
     """
 
     sums: Tensor
+    given: Tensor
 
     def __init__(self, task: Task, given: Tensor) -> None:
         super().__init__()
         self.task = task
+        self.register_buffer("given", given, persistent=False)
         # columns: O predictions, visits, agreement, trust, visits with trust; one table, so one write per step
         self.register_buffer("sums", torch.zeros(len(given), task.num_outputs + 4))
 
-    def record(self, index: Tensor, prob: Tensor, given: Tensor, trust: Tensor | None = None) -> None:
+    def record(self, index: Tensor, prob: Tensor, trust: Tensor | None = None) -> None:
         """Add one visit of each sample of this rank's part of a batch; arguments as for `record_joint`."""
         trust = None if trust is None else gather_rows(_per_sample(trust))
-        self.record_joint(gather_rows(index), gather_rows(prob), gather_rows(given), trust)
+        self.record_joint(gather_rows(index), gather_rows(prob), trust)
 
     @torch.no_grad()
-    def record_joint(self, index: Tensor, prob: Tensor, given: Tensor, trust: Tensor | None = None) -> None:
+    def record_joint(self, index: Tensor, prob: Tensor, trust: Tensor | None = None) -> None:
         """Add one visit of each sample of a batch that every rank holds in full.
 
         Args:
             index: `(B,)` ids.
             prob: `(B, O)` predictions.
-            given: `(B,)` or `(B, D)` given labels.
             trust: `(B,)` from the method, averaged over peers.
         """
-        agree = self.task.score(prob, given)
+        agree = self.task.score(prob, self.given[index])
         one = torch.ones_like(agree)
         seen = (trust.float(), one) if trust is not None else (torch.zeros_like(one), torch.zeros_like(one))
         self.sums.index_add_(0, index, torch.cat([prob, torch.stack([one, agree, *seen], dim=1)], dim=1))
@@ -92,14 +93,16 @@ class Tally:
         self.sums: dict[tuple[str, ...], Tensor] = {}  # figures that arrive together are added up as one vector
 
     def _add(self, names: tuple[str, ...], values: Tensor) -> None:
-        self.sums[names] = self.sums[names] + values if names in self.sums else values.double()
+        precise = values if values.device.type == "mps" else values.double()  # Apple's GPUs have no fp64
+        self.sums[names] = self.sums[names] + precise if names in self.sums else precise
 
     @torch.no_grad()
     def loss(self, value: Tensor, log: Mapping[str, Tensor]) -> None:
         """Add one batch's loss and the method's own scalars."""
-        self._add(
-            ("steps", "loss", *[f"log_{k}" for k in log]), torch.stack([torch.ones_like(value), value, *log.values()])
-        )
+        one = torch.ones_like(value)
+        self._add(("steps", "loss"), torch.stack([one, value]))
+        for name, scalar in log.items():  # each with a count of its own: a method may log it at some steps only
+            self._add((f"count_{name}", f"log_{name}"), torch.stack([one, scalar]))
 
     @torch.no_grad()
     def predictions(self, index: Tensor, prob: Tensor, given: Tensor, trust: Tensor | None = None) -> None:
@@ -124,10 +127,13 @@ class Tally:
     def read(self) -> dict[str, float]:
         """The epoch's figures; one transfer from the device, then the tally starts anew."""
         names = [name for group in self.sums for name in group]
-        stacked = torch.cat(list(self.sums.values())) if names else torch.zeros(0)
-        s = dict(zip(names, sum_over_ranks(stacked).tolist(), strict=True))
+        stacked = torch.cat(list(self.sums.values()))
+        s: dict[str, float] = {}
+        for name, value in zip(names, sum_over_ranks(stacked).tolist(), strict=True):
+            s[name] = s.get(name, 0.0) + value
         self.sums = {}
-        row = {k.removeprefix("log_"): v / s["steps"] for k, v in s.items() if k == "loss" or k.startswith("log_")}
+        row = {"loss": s["loss"] / s["steps"]}
+        row |= {k.removeprefix("log_"): v / s[f"count_{k[4:]}"] for k, v in s.items() if k.startswith("log_")}
         if "seen" in s:
             mean = s["agree"] / s["seen"]
             row.update({"agree": mean} if self.task.kind == "classification" else {"train_rmse_scaled": mean**0.5})
@@ -144,9 +150,10 @@ class Tally:
         return row
 
     def state_dict(self) -> dict[tuple[str, ...], Tensor]:
-        """The counts so far (a checkpoint may fall inside an epoch)."""
-        return dict(self.sums)
+        """The counts of all ranks so far (a checkpoint may fall inside an epoch). A collective call."""
+        return {names: sum_over_ranks(values) for names, values in self.sums.items()}
 
     def load_state_dict(self, state: Mapping[tuple[str, ...], Tensor], device: torch.device) -> None:
-        """Restore `state_dict`."""
+        """Restore `state_dict`: on the first rank, to which the others add."""
+        state = state if rank() == 0 else {}
         self.sums = {names: values.to(device) for names, values in state.items()}

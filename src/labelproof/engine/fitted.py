@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from labelproof.core.method import Method
 from labelproof.core.nets import Nets
 from labelproof.core.task import Task
 from labelproof.data.dataset import Data, MapStyle
-from labelproof.data.feed import as_tensor, from_array
+from labelproof.data.feed import from_array, load_item
 from labelproof.data.transforms import Standardise, TargetScale
 from labelproof.engine.evidence import Evidence
 from labelproof.engine.settings import Settings
@@ -37,7 +37,7 @@ class Fitted:
         best_epoch: epoch (from 1) of the best noisy validation score; 0 without validation.
         evidence: the per-sample record.
         shape: of one input.
-        dtype: of the training inputs, where they were an array.
+        top: the largest value of the training images, where they were an array.
     """
 
     method: Method
@@ -53,7 +53,7 @@ class Fitted:
     best_epoch: int
     evidence: Evidence
     shape: tuple[int, ...]
-    dtype: np.dtype[Any] | None
+    top: float | None
 
     @torch.no_grad()
     def predict(self, x: NDArray[Any] | MapStyle, *, batch_size: int = 1024) -> NDArray[np.float32]:
@@ -66,12 +66,11 @@ class Fitted:
         Raises:
             ValueError: inputs of another shape or scale.
         """
-        if isinstance(x, np.ndarray) and x.ndim == 4 and x.dtype != np.uint8 and self.dtype == np.uint8:
+        if isinstance(x, np.ndarray) and x.ndim == 4 and self.top is not None:
             top = float(x.max(initial=0))
-            if 0 < top <= 1:
+            if top > 0 and (top <= 1) != (self.top <= 1):
                 raise ValueError(
-                    f"inputs are floats up to {top:.3g}, but training inputs were uint8 images from 0 to 255: "
-                    "give uint8 images, or floats on that scale"
+                    f"images go up to {top:.3g}, those trained on went up to {self.top:.3g}: give them on that scale"
                 )
         self.nets.eval()
         parts = [self.method.predict(self.nets, self.standardise(b)) for b in self._batches(x, batch_size)]
@@ -85,10 +84,14 @@ class Fitted:
             if isinstance(x, np.ndarray):
                 part = from_array(x[at : at + batch_size])
             else:
-                part = torch.stack([as_tensor(x[i], i) for i in range(at, min(at + batch_size, len(x)))])
+                part = torch.stack([load_item(x, i) for i in range(at, min(at + batch_size, len(x)))])
             if part.shape[1:] != self.shape:
                 raise ValueError(f"inputs have shape {tuple(part.shape[1:])}, but training inputs had {self.shape}")
             yield part.to(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickles leave the training inputs out: a model must not carry its data about."""
+        return {**vars(self), "data": replace(self.data, x=np.empty((len(self.data), 0), dtype=np.float32))}
 
     def belief(self) -> NDArray[np.float32]:
         """`(N, O)` what the run holds each sample's label to be, in the user's units for regression.
@@ -104,6 +107,9 @@ class Fitted:
         if self.scale is not None:
             prob = self.scale.inverse(prob)
         out: NDArray[np.float32] = prob.cpu().numpy()
+        unseen = ~np.isfinite(out).all(1)  # one epoch on several ranks can leave out fewer samples than ranks
+        if unseen.any():
+            out[unseen] = self.predict(self.data.take(np.flatnonzero(unseen)).x)
         return out
 
     def suspicion(self) -> NDArray[np.float32] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from labelproof.core.method import Method
 
@@ -35,6 +38,23 @@ def check_network(network: nn.Module, method: Method, shape: tuple[int, ...], nu
         raise ValueError(
             f"the network gives outputs of shape (B, {_dims(out.shape[1:])}) where (B, {num_outputs}) is needed: "
             f"its last layer must have {num_outputs} units"
+        )
+
+
+def check_optimizers(module: nn.Module, optimizers: Mapping[str, Optimizer], precision: str) -> None:
+    """Every learned parameter belongs to exactly one optimiser, and the precision can serve them all.
+
+    Raises:
+        ValueError: a parameter would never be trained, or fp16's gradient scaler meets a second optimiser.
+    """
+    held = {id(p) for o in optimizers.values() for group in o.param_groups for p in group["params"]}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and id(parameter) not in held:
+            raise ValueError(f"parameter {name} is in no optimiser: return one for it from Method.optimizers")
+    if precision == "16-mixed" and len(optimizers) > 1:
+        # Fabric updates the scaler after each optimiser's step, so that the next one is scaled by another factor
+        raise ValueError(
+            f"precision='16-mixed' cannot serve several optimisers ({', '.join(optimizers)}): use 'bf16-mixed'"
         )
 
 

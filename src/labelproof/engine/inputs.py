@@ -16,7 +16,7 @@ from torch import Tensor
 from labelproof.core.method import Method
 from labelproof.core.task import Classification, Regression, Task
 from labelproof.data.dataset import Data
-from labelproof.data.feed import DeviceFeed, Feed, StreamFeed, as_tensor
+from labelproof.data.feed import DeviceFeed, Feed, StreamFeed, load_item
 from labelproof.data.seeds import derive
 from labelproof.data.split import hold_out
 from labelproof.data.transforms import Standardise, TargetScale
@@ -55,6 +55,17 @@ class Inputs:
     test_data: Data | None
     side: dict[str, Feed]
 
+    @property
+    def metric(self) -> str:
+        """What `score` gives."""
+        return "accuracy" if self.scale is None else "rmse"
+
+    @property
+    def top(self) -> float | None:
+        """The largest value of images in memory."""
+        x = self.data.x
+        return float(x.max()) if isinstance(x, np.ndarray) and x.ndim == 4 else None
+
     def score(self, data: Data, index: Tensor, prob: Tensor) -> float:
         """Accuracy, or root mean squared error in the user's units, against the labels of `data`."""
         y = torch.from_numpy(data.y).to(prob.device)[index]
@@ -85,7 +96,9 @@ def prepare(
         raise ValueError(f"{type(method).__name__} needs the further data streams: {', '.join(missing)}")
     rows, held = hold_out(data.y, float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
     _check(data, test, rows, settings)
-    standardise = _fit_standardise(data, rows).to(device)
+    if settings.early_stopping and len(held) == 0:
+        raise ValueError(f"early_stopping=True, but {len(data)} samples are too few to hold any out: leave it off")
+    standardise = _fit_standardise(data, rows, settings.seed).to(device)
     scale = None if data.classes is not None else TargetScale.fit(data.y[rows])
 
     def codes(of: Data) -> Tensor:
@@ -124,7 +137,7 @@ def prepare(
 
 def input_shape(data: Data) -> tuple[int, ...]:
     """Shape of one input."""
-    return tuple(data.x.shape[1:]) if isinstance(data.x, np.ndarray) else tuple(as_tensor(data.x[0], 0).shape)
+    return tuple(data.x.shape[1:]) if isinstance(data.x, np.ndarray) else tuple(load_item(data.x, 0).shape)
 
 
 def digest(data: Data) -> str:
@@ -136,11 +149,11 @@ def digest(data: Data) -> str:
     return h.hexdigest()
 
 
-def _fit_standardise(data: Data, rows: NDArray[np.int64]) -> Standardise:
+def _fit_standardise(data: Data, rows: NDArray[np.int64], seed: int) -> Standardise:
     if isinstance(data.x, np.ndarray):
         return Standardise.fit(data.x, rows)
     some = rows[np.linspace(0, len(rows) - 1, min(_SAMPLED, len(rows))).astype(int)]
-    return Standardise.fit(torch.stack([as_tensor(data.x[int(i)], int(i)) for i in some]))
+    return Standardise.fit(torch.stack([load_item(data.x, int(i), seed) for i in some]))
 
 
 def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Settings) -> None:

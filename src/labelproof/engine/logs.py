@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 #: What an epoch's line shows, in this order, where it is known.
 SHOWN = {
     "loss": "loss",
@@ -68,6 +70,13 @@ class Progress:
         self.bar = Bar(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task(title, total=epochs * steps, completed=done * steps, figures="")
         self.bar.start()
+
+    def note(self, **holders: nn.Module) -> None:
+        """Say how much memory the state per sample takes, where it is more than a little."""
+        sizes = {name: sum(b.numel() * b.element_size() for b in m.buffers()) / 1e6 for name, m in holders.items()}
+        if self.bar is not None and sum(sizes.values()) > 100:
+            parts = ", ".join(f"{name} {size:,.0f} MB" for name, size in sizes.items())
+            self.console.print(f"state per sample: {parts}", highlight=False)
 
     def step(self) -> None:
         """One step done."""

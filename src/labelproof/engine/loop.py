@@ -6,14 +6,15 @@ Whatever else a method needs belongs to the method.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from labelproof.core.method import Method
 from labelproof.core.nets import Nets
 from labelproof.core.types import Batch
 from labelproof.data.dataset import Data
-from labelproof.data.feed import Feed
+from labelproof.data.feed import Feed, endless
 from labelproof.data.seeds import derive
 from labelproof.engine import checkpoint
 from labelproof.engine.evidence import Evidence, Tally
@@ -32,6 +33,7 @@ from labelproof.engine.inputs import Inputs, digest, input_shape, prepare
 from labelproof.engine.launch import launch
 from labelproof.engine.logs import Progress, tensorboard_writer, write_metrics
 from labelproof.engine.settings import Settings
+from labelproof.engine.stopping import EarlyStopping
 from labelproof.engine.training import Training, scan
 
 #: From the number of the peer to a freshly initialised network.
@@ -77,8 +79,10 @@ def fit(
     """
     if folder is None and (resume or tensorboard):
         raise ValueError("resume and tensorboard need a folder")
-    fabric = launch(settings)
-    everything = {**settings.asdict(), "method": repr(method), "data": digest(data), **(stamp or {})}
+    fabric = launch(settings, method)
+    everything = {**settings.asdict(), "method": repr(method), **(stamp or {})}
+    if folder is not None:
+        everything |= {"data": digest(data), "test": "" if test is None else digest(test)}
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # dropout and weight initialisation draw from torch's generators
         inputs = prepare(method, data, test, streams or {}, settings, fabric.device)
@@ -107,11 +111,10 @@ class _Loop:
         self.training = Training(fabric, method, nets, settings, inputs.train.steps)
         self.evidence = Evidence(task, inputs.given).to(fabric.device)
         self.tally = Tally(task, None if data.truth is None else torch.from_numpy(data.truth).to(fabric.device))
-        self.metric = "accuracy" if task.kind == "classification" else "rmse"
-        self.epoch = self.next_step = self.waited = 0
+        self.stopping = EarlyStopping(settings.patience if settings.early_stopping else None)
+        self.epoch = self.next_step = 0
         self.saw_plain = True  # whether the method's forward passes show the ordinary view
         self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {"epoch": 0, "score": None, "nets": None}
         self.elapsed = 0.0
         torch.manual_seed(derive(settings.seed, "train", fabric.global_rank))
 
@@ -130,12 +133,18 @@ class _Loop:
         title, steps = type(self.method).__name__, self.inputs.train.steps
         bar = Progress(verbose if first else 0, title, s.epochs, steps, self.epoch)
         events = tensorboard_writer(folder) if tensorboard and folder and first else None
+        bar.note(method=self.method, evidence=self.evidence)
         with closing(bar), closing(events) if events is not None else nullcontext():
             while not self.finished:
+                owed = False
                 for step in self.steps():
                     bar.step()
-                    if s.checkpoint_every and (step + 1) % s.checkpoint_every == 0:
+                    owed |= s.checkpoint_every > 0 and (step + 1) % s.checkpoint_every == 0
+                    # not between accumulated batches, whose gradients no checkpoint holds; the epoch's end saves anyway
+                    if owed and self.training.due and step + 1 < steps:
+                        self.training.share_buffers()
                         save()
+                        owed = False
                 row = self.end_epoch()
                 save()
                 bar.epoch(row)
@@ -145,8 +154,7 @@ class _Loop:
 
     @property
     def finished(self) -> bool:
-        stopped = self.settings.early_stopping and self.waited >= self.settings.patience
-        return stopped or self.epoch >= self.settings.epochs
+        return self.stopping.stopped or self.epoch >= self.settings.epochs
 
     def steps(self) -> Iterator[int]:
         """Train through the present epoch from where it stands; yields after each step."""
@@ -160,61 +168,61 @@ class _Loop:
             self.saw_plain = loss.out is not None
             if loss.out is not None:
                 prob = self.inputs.task.prob(loss.out.detach())  # of one network, or of each peer
-                seen = (batch.index, prob.mean(0) if prob.ndim == 3 else prob, batch.target, loss.trust)
-                self.evidence.record(*seen)
-                self.tally.predictions(*seen)
+                prob = prob.mean(0) if prob.ndim == 3 else prob
+                self.evidence.record(batch.index, prob, loss.trust)
+                self.tally.predictions(batch.index, prob, batch.target, loss.trust)
             self.next_step = step + 1
             yield step
         self.elapsed += time.perf_counter() - began
 
     def end_epoch(self) -> dict[str, Any]:
         """Let the method look back, evaluate, and move on to the next epoch."""
-        began, inputs, nets = time.perf_counter(), self.inputs, self.training.nets
-        self.method.after_epoch(nets, lambda f: scan(nets, f, inputs.train), self.training.now)
+        began, inputs = time.perf_counter(), self.inputs
+        now = self.training.clock(self.epoch, inputs.train.steps)
+        self.training.share_buffers()
+        self.method.after_epoch(self.training.nets, partial(self._scan, inputs.train), now)
         if not self.saw_plain:  # one evaluation pass stands in for the predictions training did not show
-            seen = self._look(inputs.train)
-            self.evidence.record_joint(*seen)
-            self.tally.predictions(*seen)
+            index, prob = self._scan(inputs.train, self._predict)
+            self.evidence.record_joint(index, prob)
+            self.tally.predictions(index, prob, self.evidence.given[index])
         row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.training.lr, **self.tally.read()}
+        if not math.isfinite(row["loss"]):
+            raise ValueError(
+                f"training diverged in epoch {row['epoch']}: the loss is {row['loss']}; lower lr={self.settings.lr} "
+                "or set clip"
+            )
         if inputs.valid is not None:
-            seen = self._look(inputs.valid)
-            self.evidence.record_joint(*seen)
-            row[f"val_{self.metric}"] = inputs.score(inputs.data, *seen[:2])
-            self._watch(row[f"val_{self.metric}"])
+            index, prob = self._scan(inputs.valid, self._predict)
+            self.evidence.record_joint(index, prob)
+            score = row[f"val_{inputs.metric}"] = inputs.score(inputs.data, index, prob)
+            self.stopping.watch(self.epoch + 1, score if inputs.metric == "accuracy" else -score, self.training.nets)
         if inputs.test is not None and inputs.test_data is not None:
-            index, prob = scan(nets, self._predict, inputs.test)
-            row[f"test_{self.metric}"] = inputs.score(inputs.test_data, index, prob)
+            index, prob = self._scan(inputs.test, self._predict)
+            row[f"test_{inputs.metric}"] = inputs.score(inputs.test_data, index, prob)
         self.elapsed += time.perf_counter() - began
-        row["seconds"] = round(self.elapsed, 3)
-        self.history.append(row)
+        self.history.append(row | {"seconds": round(self.elapsed, 3)})
         self.epoch, self.next_step = self.epoch + 1, 0
-        return row
+        return self.history[-1]
 
-    def _predict(self, x: Tensor) -> Tensor:
+    def _scan(self, feed: Feed, f: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
         with self.fabric.autocast():
-            return self.method.predict(self.training.nets, x)
+            return scan(self.training.nets, f, feed, min(1024, 4 * self.settings.batch_size))
 
-    def _look(self, feed: Feed) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, predictions and given labels of training samples, in evaluation mode."""
-        index, prob = scan(self.training.nets, self._predict, feed)
-        return index, prob, self.inputs.given.to(prob.device)[index]
+    def _predict(self, batch: Batch) -> Tensor:
+        return self.method.predict(self.training.nets, batch.x)
 
-    def _watch(self, score: float) -> None:
-        score = score if self.metric == "accuracy" else -score
-        self.waited += 1
-        if self.best["score"] is None or score > self.best["score"]:
-            nets = {k: v.detach().clone() for k, v in self.training.nets.state_dict().items()}
-            self.best, self.waited = {"epoch": self.epoch + 1, "score": score, "nets": nets}, 0
-
-    _PLAIN = ("epoch", "next_step", "saw_plain", "history", "best", "waited", "elapsed")
+    _PLAIN = ("epoch", "next_step", "saw_plain", "history", "elapsed")
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {k: getattr(self, k).state_dict() for k in ("training", "evidence", "tally")}
+        parts = {k: getattr(self, k).state_dict() for k in ("training", "evidence", "stopping", "tally")}
+        parts["standardise"] = self.inputs.standardise.state_dict()
+        parts["scale"] = {} if self.inputs.scale is None else self.inputs.scale.state_dict()
         return {**parts, **{k: getattr(self, k) for k in self._PLAIN}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.training.load_state_dict(state["training"])
         self.evidence.load_state_dict(state["evidence"])
+        self.stopping.load_state_dict(state["stopping"])
         self.tally.load_state_dict(state["tally"], self.fabric.device)
         for name in self._PLAIN:
             setattr(self, name, state[name])
@@ -222,8 +230,8 @@ class _Loop:
     def result(self) -> Fitted:
         """The run's end: under early stopping the best epoch's networks, else the last's."""
         inputs, nets = self.inputs, self.training.nets
-        if self.settings.early_stopping and self.best["nets"] is not None:
-            nets.load_state_dict(self.best["nets"])
+        if self.stopping.weights:
+            nets.load_state_dict(self.stopping.weights)
         return Fitted(
             method=self.method,
             nets=nets.eval(),
@@ -235,16 +243,8 @@ class _Loop:
             scale=inputs.scale,
             settings=self.settings,
             history=self.history,
-            best_epoch=self.best["epoch"],
+            best_epoch=self.stopping.epoch,
             evidence=self.evidence,
             shape=input_shape(inputs.data),
-            dtype=inputs.data.x.dtype if isinstance(inputs.data.x, np.ndarray) else None,
+            top=inputs.top,
         )
-
-
-def endless(feed: Feed, position: int) -> Iterator[Batch]:
-    """A feed's batches epoch after epoch, from the batch at `position` on."""
-    epoch, start = divmod(position, feed.steps)
-    while True:
-        yield from feed.epoch(epoch, start=start)
-        epoch, start = epoch + 1, 0

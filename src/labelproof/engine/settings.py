@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from labelproof.core.method import in_range
 from labelproof.core.registry import lookup
 from labelproof.core.schedule import parse_schedule
 
 #: Default learning rate and weight decay of each optimiser.
 OPTIMIZERS = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
 
 
@@ -29,7 +31,7 @@ class Settings:
         schedule: of the learning rate: constant, cosine, multistep:40,80:0.01, restarts:10; warmup:5+cosine.
         clip: largest gradient norm of each network; none by default.
         accumulate: batches whose gradients are added up before a step.
-        precision: 32-true, bf16-mixed, 16-mixed or 64-true.
+        precision: 32-true, bf16-mixed or 16-mixed.
         device: auto, cpu or cuda.
         devices: how many of them, each a process that takes its share of every batch.
         seed: of everything random: initial weights, order, augmentation, the method's own draws.
@@ -69,6 +71,11 @@ class Settings:
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
+        for f in fields(self):  # NumPy's scalars would make checkpoints that weights_only cannot read
+            value = getattr(self, f.name)
+            object.__setattr__(self, f.name, value.item() if isinstance(value, np.generic) else value)
+            if f.type == "int" and not isinstance(getattr(self, f.name), int):
+                raise ValueError(f"{f.name}={value!r} must be a whole number")
         for name in ("epochs", "batch_size", "accumulate", "devices", "patience"):
             in_range(name, getattr(self, name), 1, float("inf"), closed="left")
         for name in ("lr", "clip"):

@@ -17,8 +17,9 @@ from labelproof.core.schedule import parse_schedule
 from labelproof.core.state import SampleParameter
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.data.seeds import generator
+from labelproof.engine.guards import check_optimizers
 from labelproof.engine.settings import Settings
-from labelproof.functional.ranks import gather_rows, world_size
+from labelproof.functional.ranks import gather_rows, sum_over_ranks, world_size
 
 
 class Step(nn.Module):
@@ -54,6 +55,7 @@ class Training:
         self.module = Step(method, nets)
         self._exclude_per_sample_state()
         optimizers = method.optimizers(nets, self._make)
+        check_optimizers(self.module, optimizers, settings.precision)
         self.step_module, *wrapped = fabric.setup(self.module, *optimizers.values())
         self.optimizers: dict[str, Any] = dict(zip(optimizers, wrapped, strict=True))
         self.per_sample = [m for m in method.modules() if isinstance(m, SampleParameter)]
@@ -98,10 +100,11 @@ class Training:
         every = self.settings.accumulate
         self.group = min(every, self.steps_per_epoch - step // every * every)  # the epoch's last group may be smaller
         self.due = (step + 1) % every == 0 or step + 1 == self.steps_per_epoch
+        factor = self.factor(self.now)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 if "initial_lr" in group:
-                    group["lr"] = group["initial_lr"] * self.factor(self.now)
+                    group["lr"] = group["initial_lr"] * factor
         if world_size() == 1:
             loss = self.method.update(self, batch)
         else:
@@ -132,6 +135,13 @@ class Training:
             optimizer.step()
             optimizer.zero_grad()
 
+    def share_buffers(self) -> None:
+        """Average BatchNorm's running statistics over ranks, each of which has seen its part of the batches."""
+        if world_size() > 1:
+            for buffer in self.nets.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(sum_over_ranks(buffer) / world_size())
+
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on. A collective call: every rank must make it."""
         cuda = self.fabric.device.type == "cuda"
@@ -152,21 +162,21 @@ class Training:
         rank = self.fabric.global_rank
         if len(state["torch_rng"]) != world_size():
             raise ValueError(f"cannot resume on {world_size()} processes a run of {len(state['torch_rng'])}")
-        torch.set_rng_state(state["torch_rng"][rank])
+        torch.set_rng_state(state["torch_rng"][rank].clone())  # a view of a row would be read past its end
         if state["cuda_rng"] is not None and self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"][rank])
+            torch.cuda.set_rng_state(state["cuda_rng"][rank].clone())
 
 
 @torch.no_grad()
-def scan(nets: Nets, f: Callable[[Tensor], Tensor], feed: Any, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
-    """`f` over all inputs of a feed in evaluation mode, on every rank.
+def scan(nets: Nets, f: Callable[[Batch], Tensor], feed: Any, batch_size: int) -> tuple[Tensor, Tensor]:
+    """`f` over all samples of a feed in evaluation mode, on every rank.
 
     Returns:
         `(n,)` ids and `(n, ...)` outputs, in the order of the feed's rows.
     """
     was = nets.training
     nets.eval()
-    index, out = zip(*[(b.index, f(b.x)) for b in feed.ordered(batch_size)], strict=True)
+    index, out = zip(*[(b.index, f(b)) for b in feed.ordered(batch_size)], strict=True)
     nets.train(was)
     ids, values = torch.cat(index), torch.cat(out)
     if world_size() == 1:

@@ -7,23 +7,41 @@ from labelproof.core.registry import lookup
 from labelproof.methods.ce import CE
 from labelproof.methods.co_teaching import CoTeaching
 from labelproof.methods.elr import ELR
+from labelproof.methods.gce import GCE
+from labelproof.methods.mae import MAE
 from labelproof.methods.mse import MSE
+from labelproof.methods.sce import SCE
 
 METHODS: dict[str, type[Method]] = {
     "ce": CE,
     "co-teaching": CoTeaching,
     "elr": ELR,
+    "gce": GCE,
+    "mae": MAE,
     "mse": MSE,
+    "sce": SCE,
 }
 
-__all__ = ["CE", "ELR", "METHODS", "MSE", "CoTeaching", "available_methods", "get_method", "method_name"]
+__all__ = [
+    "CE",
+    "ELR",
+    "GCE",
+    "MAE",
+    "METHODS",
+    "MSE",
+    "SCE",
+    "CoTeaching",
+    "available_methods",
+    "get_method",
+    "method_name",
+]
 
 
 def available_methods() -> list[str]:
     """Names of all methods, each usable from the estimators and from the command line.
 
     >>> available_methods()
-    ['ce', 'co-teaching', 'elr', 'mse']
+    ['ce', 'co-teaching', 'elr', 'gce', 'mae', 'mse', 'sce']
     """
     return sorted(METHODS)
 

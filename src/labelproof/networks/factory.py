@@ -40,7 +40,16 @@ def as_factory(network: NetworkLike, in_shape: Sequence[int], num_outputs: int) 
     if callable(network):
         offered = {"in_shape": tuple(in_shape), "num_outputs": num_outputs}
         make, accepted = network, _accepted(network, offered)
-        return lambda peer: make(**accepted)
+        first: list[nn.Module] = []
+
+        def build_peer(peer: int) -> nn.Module:
+            made = make(**accepted)
+            if first and made is first[0]:  # it hands out one module again and again: treat it as one
+                return _fresh(made)
+            first.append(made)
+            return deepcopy(made)
+
+        return build_peer
     raise ValueError(
         f"network={network!r} must be the name of a built-in network, an nn.Module or a callable that returns one"
     )
