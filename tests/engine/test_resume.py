@@ -63,7 +63,7 @@ def test_killed_at_any_step(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     method, options, stream = CASES[name]
     data = blobs(70, flips=0.2)
     data = streamed(data) if stream else data
-    how = settings(epochs=3, batch_size=16, validation_fraction=0.15, **{k: v for k, v in options.items()})
+    how = settings(epochs=3, batch_size=16, validation_fraction=0.15, **options)
     torch.manual_seed(1)
     whole = fit(method, batchnorm, data, how, folder=tmp_path / "whole")
     plain, steps = Training.run_batch, 3 * 4
@@ -112,7 +112,7 @@ def test_parameters_nobody_trains_are_refused() -> None:
             return {"nets": super().optimizers(nets, make)["nets"]}
 
     data = blobs()
-    with pytest.raises(ValueError, match="parameter method.u.weight is in no optimiser"):
+    with pytest.raises(ValueError, match=r"parameter method\.u\.weight is in no optimiser"):
         fit(Forgotten(), factory(data), data, settings())
 
 

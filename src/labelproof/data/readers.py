@@ -80,7 +80,7 @@ class _Options:
             self,
             id_column=self.id_column if self.id_column in names else None,
             truth=self.truth if self.truth in names else None,
-            drop=[name for name in self.drop if name in names],
+            drop=tuple(name for name in self.drop if name in names),
         )
 
     @property
