@@ -21,7 +21,8 @@ class Batch(NamedTuple):
         views: the inputs, each `(B, ...)` float; `views[0]` is the ordinary one, further ones are other random
             augmentations of the same samples (SOP+, SimCLR and DivideMix ask for two).
         target: the *given* label: `(B,)` int64 class codes, or `(B, D)` float regression targets.
-        side: batches of further streams by name, e.g. `"clean"` for Meta-Weight-Net.
+        side: batches of further streams by name, e.g. `"clean"` for Meta-Weight-Net; their ids are rows of *their*
+            data set.
     """
 
     index: Tensor  # type: ignore[assignment]  # the field hides tuple.index(), which nobody calls on a batch
@@ -43,8 +44,8 @@ class Clock(NamedTuple):
         epochs: epochs in all.
         step: steps finished in this epoch, from 0.
         steps_per_epoch: steps in each epoch.
-        rng: a CPU generator for this step alone, derived from (seed, epoch, step): the same on every rank and
-            after every resume, however many numbers the step before drew.
+        rng: a CPU generator for this step alone, derived from (seed, epoch, step): the same on every rank (so a
+            permutation drawn from it permutes each rank's own rows) and after every resume.
     """
 
     epoch: int

@@ -8,7 +8,8 @@ Early stopping, the third baseline, is the engine's (`early_stopping=True`).
 
 Symbols: `label_smoothing` = s, `mixup` = α (0 switches it off). Shapes: f(x) (B, K), q (B, K).
 Deviations: ℓ ← max(ℓ, 1 − ℓ), which leaves the distribution of the pairs unchanged. Under mixup the network never
-sees the ordinary view, so the engine makes its record of predictions in one evaluation pass per epoch.
+sees the ordinary view, so the engine makes its record of predictions in one evaluation pass per epoch. With several
+processes each mixes within its own part of the batch.
 """
 
 from __future__ import annotations
