@@ -402,7 +402,7 @@ def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
         return train, None
     if args.get("test"):
         return train, read(args["test"], **options, like=train)  # coded by the training file's classes and columns
-    if args["data"] in set(catalog.available(data_dir=args["data_dir"])["name"]):
+    if args["data"] in catalog.NAMES:
         return train, catalog.load(args["data"], split="test", data_dir=args["data_dir"])
     return train, None
 

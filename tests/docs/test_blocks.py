@@ -25,12 +25,13 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         pytest.skip("no block to run")
     monkeypatch.chdir(tmp_path)
     data = Path(os.environ.get("LABELPROOF_DATA") or REPO.parent / "shared" / "data")
-    monkeypatch.setenv("LABELPROOF_DATA", str(data))
+    if data.is_dir():
+        monkeypatch.setenv("LABELPROOF_DATA", str(data))
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     names: dict[str, object] = {"__name__": "__main__"}
     for kind, text in blocks:
-        if "mnist" in text and not data.is_dir():
-            continue
+        if not data.is_dir() and re.search(r"mnist|cifar|uci/", text):
+            continue  # what is left of the page still runs
         if kind == "python":
             exec(compile(text, f"{page.name}", "exec"), names)
         else:
