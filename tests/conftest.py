@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 # Two cores are shared by the whole suite: threads of several processes would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples on every run: a suite that fails now and then teaches people to run it again.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,13 @@ def test_regression_units_do_not_change_the_list() -> None:
     assert len(top[0] & top[1]) >= 19
     assert isinstance(tables[0], pd.DataFrame)
     assert np.isfinite(tables[0]["suggested"].to_numpy(dtype=float)).all()
+
+
+def test_number_labels_with_gaps_are_labels_not_codes() -> None:
+    """Classes 1, 2 and 3 of which only 2 and 3 occur: their codes are labels too, and must not be taken for them."""
+    clean = problem(METHODS["ce"], 150)
+    data = replace(clean, classes=np.array([1, 2, 3])).take(np.flatnonzero(clean.y > 0))
+    with pytest.warns(UserWarning, match="no training sample has the label 1"):
+        table = train(data, METHODS["elr"](), "mlp", settings(epochs=20)).issues
+    assert table.sort_index()["given"].tolist() == (data.y + 1).tolist()
+    assert table["flagged"].mean() < 0.1

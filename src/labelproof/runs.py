@@ -109,7 +109,9 @@ def train(
     issues = issue_table(fitted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same remarks as find_issues has just made
-        noise = estimate_noise(data.y, fitted.belief()) if data.classes is not None else None
+        noise = None
+        if data.classes is not None:
+            noise = estimate_noise(data.classes[data.y], fitted.belief(), classes=data.classes)
     result = _result(fitted, issues, noise)
     result["seconds"] = round(fitted.history[-1]["seconds"], 2)
     result["seconds_with_report"] = round(time.perf_counter() - began, 2)
@@ -131,8 +133,9 @@ def issue_table(fitted: Fitted) -> pd.DataFrame:
     if data.classes is None:
         targets = data.y if data.given is None else data.given.reshape(data.y.shape)
         return find_target_issues(targets, fitted.belief(), ids=data.ids, evidence=evidence)
+    labels = data.classes[data.y]  # not codes, which could be taken for labels where the labels are numbers
     return find_issues(
-        data.y, fitted.belief(), classes=data.classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence
+        labels, fitted.belief(), classes=data.classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence
     )
 
 

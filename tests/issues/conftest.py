@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from sklearn.base import ClassifierMixin
 from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.neural_network import MLPClassifier
@@ -38,7 +40,9 @@ def plant_noise(y: NDArray[np.int64], kind: str, rate: float, seed: int) -> NDAr
 
 def held_out(x: NDArray[np.float32], given: NDArray[np.int64], model: str, folds: int = 5) -> NDArray[np.float64]:
     """Out-of-sample probabilities of a scikit-learn model trained on the given labels."""
-    return cross_val_predict(MODELS[model](), x, given, cv=folds, method="predict_proba")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # models as users leave them
+        return cross_val_predict(MODELS[model](), x, given, cv=folds, method="predict_proba")
 
 
 def time_averaged(

@@ -57,9 +57,10 @@ def measure(request, plant, probabilities, data, source, kind, rate, seed):
 def test_planted_noise(request, plant, probabilities, data, source, kind, rate):
     result = measure(request, plant, probabilities, data, source, kind, rate, seed=10)
     weak = (data, source) == ("mnist", "logistic")  # 75 to 84 % accurate on the true labels
-    assert result["average_precision"] > {0.1: 0.75, 0.2: 0.8, 0.4: 0.8}[rate] if weak else 0.9
-    if kind == "symmetric" and not weak:
-        assert result["average_precision"] > (0.93 if rate == 0.1 else 0.95)
+    if weak:
+        assert result["average_precision"] > (0.75 if rate == 0.1 else 0.8)
+    else:
+        assert result["average_precision"] > (0.9 if kind == "pairflip" else 0.93 if rate == 0.1 else 0.95)
     assert abs(result["rate"] - result["true_rate"]) < 0.05
     assert result["calibration_error"] < 0.1
     assert abs(result["flagged"] / result["samples"] - result["true_rate"]) < 0.08
@@ -133,7 +134,6 @@ def test_transition_names_the_class_that_labels_flip_into(digits, plant, probabi
     given = plant(truth, "pairflip", 0.2, 0)
     noise = li.estimate_noise(given, probabilities("mlp", x, given))
     assert (noise.transition - np.diag(np.full(10, 2.0))).argmax(axis=1).tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
-    assert "9 labelled 0" in str(noise) or "labelled" in str(noise)
 
 
 def test_suspicion_of_a_training_method_sets_the_ranking(digits, plant, probabilities):

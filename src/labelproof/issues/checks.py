@@ -206,10 +206,10 @@ def _classes(values: NDArray[Any], classes: ArrayLike | None, num_columns: int) 
 
 
 def _codes(values: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
-    """Labels as positions in classes; integers that are no class but fit 0..K-1 are positions already."""
+    """Labels as positions in classes; integers none of which is a class but that fit 0..K-1 are positions already."""
     codes = np.asarray(pd.Index(classes).get_indexer(pd.Index(values)), dtype=np.int64)
     unknown = codes < 0
-    if unknown.any() and _are_codes(values, len(classes)):
+    if unknown.all() and _are_codes(values, len(classes)):
         codes, unknown = values.astype(np.int64), np.zeros_like(unknown)
     if unknown.all() and values.dtype.kind in "iu":  # meant as codes
         unknown = (values < 0) | (values >= len(classes))
