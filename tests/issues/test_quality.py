@@ -136,6 +136,19 @@ def test_transition_names_the_class_that_labels_flip_into(digits, plant, probabi
     assert (noise.transition - np.diag(np.full(10, 2.0))).argmax(axis=1).tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "rate", "gain"), [("symmetric", 0.2, -0.02), ("pairflip", 0.2, 0.15), ("pairflip", 0.4, 0.25)]
+)
+def test_against_the_plain_probability_of_the_given_label(digits, plant, probabilities, kind, rate, gain):
+    x, truth = digits
+    given = plant(truth, kind, rate, 10)
+    p = probabilities("logistic", x, given)
+    plain = li.average_precision(given != truth, 1 - p[np.arange(len(given)), given])
+    ours = li.summarise(li.find_issues(given, p), truth)["average_precision"]
+    log.info("%s %.0f%%: average precision %.3f, of 1 - p[given] %.3f", kind, 100 * rate, ours, plain)
+    assert ours > plain + gain
+
+
 def test_suspicion_of_a_training_method_sets_the_ranking(digits, plant, probabilities):
     x, truth = digits
     given = plant(truth, "symmetric", 0.2, 0)

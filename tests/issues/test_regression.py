@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import numpy as np
@@ -13,6 +14,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
 import labelproof.issues as li
+
+log = logging.getLogger(__name__)
 
 
 def line(n=300, share=0.1, seed=0, dims=None):
@@ -127,5 +130,6 @@ def test_real_targets(data_dir, name, column, kind):
     model = HistGradientBoostingRegressor(loss="absolute_error", max_iter=80, random_state=0)
     predictions = cross_val_predict(model, x, given, cv=KFold(5, shuffle=True, random_state=0))
     result = li.summarise(li.find_target_issues(given, predictions), off)
+    log.info("%s %s: %s", name, kind, {key: round(value, 3) for key, value in result.items()})
     assert result["average_precision"] > (0.65 if kind == "other" else 0.98)
     assert result["calibration_error"] < 0.15

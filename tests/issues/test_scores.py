@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -58,6 +59,7 @@ def test_summary_of_a_table():
         "expected_wrong": pytest.approx(table["p_wrong"].sum()),
     }
     result = li.summarise(table, truth)
+    assert json.loads(json.dumps(result)) == result  # plain numbers, for result files
     back = table.sort_index()
     wrong = labels != truth
     assert result["wrong"] == wrong.sum()

@@ -105,8 +105,8 @@ def summarise(table: pd.DataFrame, truth: ArrayLike | None = None) -> dict[str, 
     result |= {
         "wrong": int(wrong.sum()),
         "average_precision": average_precision(wrong, -table["rank"].to_numpy(dtype=np.float64)),
-        "precision": found / flagged.sum() if flagged.any() else float("nan"),
-        "recall": found / wrong.sum() if wrong.any() else float("nan"),
+        "precision": found / int(flagged.sum()) if flagged.any() else float("nan"),
+        "recall": found / int(wrong.sum()) if wrong.any() else float("nan"),
         "calibration_error": calibration_error(wrong, p_wrong),
     }
     if right is not None:
