@@ -37,7 +37,7 @@ class Standardise(nn.Module):
         axes = (0,) if dims == 1 else (0, *range(2, x.ndim))
         total, square, count = 0.0, 0.0, 0
         rows = np.arange(len(x)) if rows is None else rows
-        for part in np.array_split(rows, max(1, len(rows) // 8192)):  # bounded memory: N images never become floats
+        for part in np.array_split(rows, max(1, len(rows) // 1024)):  # bounded memory: N images never become floats
             chunk = x[part].astype(np.float64)
             total, square = total + chunk.sum(axes), square + np.square(chunk).sum(axes)
             count += chunk.size // chunk.shape[1]
