@@ -24,7 +24,7 @@ ALLOWED = {
     "engine": {"core", "data", "functional"},
     "runs": {"core", "data", "engine", "issues", "methods", "networks", "report"},
     "estimators": {"core", "data", "engine", "methods", "networks", "runs"},
-    "demo": {"data", "engine", "methods", "report", "runs"},
+    "demo": {"core", "data", "engine", "methods", "report", "runs"},
     "__main__": {"cli"},
     "cli": {"core", "data", "engine", "issues", "methods", "demo", "report", "runs"},
 }

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from labelproof.core.method import in_range
 from labelproof.data import catalog, noise
 from labelproof.engine.settings import Settings
 from labelproof.methods import METHODS
@@ -27,8 +28,12 @@ def run_demo(out: Path, *, seeds: int = 3) -> None:
 
     Args:
         out: folder of the report and of the first seed's runs; an earlier demo in it is replaced.
-        seeds: repetitions, each with its own noise and initial weights.
+        seeds: repetitions, each with its own noise and initial weights; at least 1.
+
+    Raises:
+        ValueError: no seed.
     """
+    in_range("seeds", seeds, 1, float("inf"), closed="left")
     console = Console()
     clean, test = catalog.load("digits"), catalog.load("digits", split="test")
     console.print(
@@ -77,12 +82,12 @@ def _of_a_demo(folder: Path) -> bool:
 
 def _table(runs: dict[str, list[Run]]) -> Table:
     table = Table(title="digits, 40 % symmetric noise: mean ± sd over seeds", title_justify="left", box=None)
-    for column in ("method", "test accuracy, last epoch", "average precision of the list", "seconds"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    for column in ("method", "test, last epoch", "list: average precision", "seconds"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for name, repeats in runs.items():
         row = [_spread([r.result[key] for r in repeats]) for key in ("test_accuracy", "average_precision")]
         seconds = np.mean([r.result["seconds"] for r in repeats])
-        table.add_row(METHODS[name].title, *row, f"{seconds:.1f}")
+        table.add_row(name, *row, f"{seconds:.1f}")
     return table
 
 
