@@ -455,6 +455,7 @@ def _show_run(run: Any, written: Path) -> None:
         table.add_column(column)
     for row in issues.head(10).itertuples():
         values = (row.rank, row.id, row.given, row.suggested)
-        table.add_row(*[escape(str(v)) for v in values], f"{row.p_wrong:.3f}")
+        shown = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
+        table.add_row(*map(escape, shown), f"{row.p_wrong:.3f}")
     console.print(table, highlight=False)
     console.print(f"written to {escape(str(written))}", highlight=False, soft_wrap=True)
