@@ -154,7 +154,7 @@ def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -
     assert "unknown flag --noise-rate: it is an option of --method co-teaching;" in fails(
         capsys, "train", flowers, "--noise-rate", "0.2"
     )
-    assert "the following arguments are required: data" in fails(capsys, "train")
+    assert "missing: data. See labelproof train --help" in fails(capsys, "train")
     text = fails(capsys, "train", flowers, "--label", "specie")
     assert "species" in text
     assert "petal 0" in text

@@ -70,6 +70,9 @@ class _Parser(jsonargparse.ArgumentParser):
                 f": it is an option of --method {' or '.join(owners)};" if owners else did_you_mean(unknown[1], flags)
             )
             message = f"unknown flag {unknown[1]}{hint} see {self.prog} --help"
+        missing = re.search(r'Key "(\w+)" is required|arguments are required: (.+)', message)
+        if missing:
+            message = f"missing: {missing[1] or missing[2]}. See {self.prog} --help"
         wrong = re.search(r'Parser key "(.+?)":\s*(.+)', message, re.DOTALL)
         if wrong:
             flag, why = wrong[1].replace("_", "-"), re.sub(r"<class '(\w+)'>", r"\1", " ".join(wrong[2].split()))

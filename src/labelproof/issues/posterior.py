@@ -125,8 +125,8 @@ def unmix(p: Floats, transition: Floats, prior: Floats, *, steps: int = 10) -> F
 
     Example:
         >>> flips = np.array([[0.6, 0.4, 0.0], [0.0, 0.6, 0.4], [0.4, 0.0, 0.6]])  # 40 % into the next class
-        >>> unmix(np.array([[0.45, 0.55, 0.0]]), flips, np.ones(3) / 3).argmax()  # class 1 would have left some for 2
-        np.int64(0)
+        >>> int(unmix(np.array([[0.45, 0.55, 0.0]]), flips, np.ones(3) / 3).argmax())  # 1 would have left some for 2
+        0
     """
     q = np.tile(prior, (len(p), 1))
     for _ in range(steps):
