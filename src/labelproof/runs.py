@@ -25,7 +25,9 @@ from filelock import FileLock, Timeout
 
 import labelproof
 from labelproof.core.method import Method
+from labelproof.data.atomic import atomically
 from labelproof.data.dataset import Data
+from labelproof.data.feed import load_item
 from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
 from labelproof.engine.inputs import input_shape
@@ -106,12 +108,7 @@ def train(
             tensorboard=tensorboard,
             stamp={"network": network_name(network)},
         )
-    issues = issue_table(fitted)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the same remarks as find_issues has just made
-        noise = None
-        if data.classes is not None:
-            noise = estimate_noise(data.classes[data.y], fitted.belief(), classes=data.classes)
+    issues, noise = _findings(fitted)
     result = _result(fitted, issues, noise)
     result["seconds"] = round(fitted.history[-1]["seconds"], 2)
     result["seconds_with_report"] = round(time.perf_counter() - began, 2)
@@ -127,16 +124,17 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
-def issue_table(fitted: Fitted) -> pd.DataFrame:
-    """The list of wrong labels: `id, given, suggested, p_wrong, rank, flagged`, and evidence, worst first."""
-    data, evidence = fitted.data, fitted.columns()
+def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | None]:
+    """The list of wrong labels, worst first, and in classification how noisy the labels are."""
+    data, belief, evidence = fitted.data, fitted.belief(), fitted.columns()
     if data.classes is None:
         targets = data.y if data.given is None else data.given.reshape(data.y.shape)
-        return find_target_issues(targets, fitted.belief(), ids=data.ids, evidence=evidence)
-    labels = data.classes[data.y]  # not codes, which could be taken for labels where the labels are numbers
-    return find_issues(
-        labels, fitted.belief(), classes=data.classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence
-    )
+        return find_target_issues(targets, belief, ids=data.ids, evidence=evidence), None
+    labels, classes = data.classes[data.y], data.classes  # not codes, which could be taken for labels that are numbers
+    issues = find_issues(labels, belief, classes=classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same remarks as find_issues has just made
+        return issues, estimate_noise(labels, belief, classes=classes)
 
 
 def with_truth(issues: pd.DataFrame, data: Data) -> pd.DataFrame:
@@ -300,13 +298,9 @@ def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
     if isinstance(data.x, np.ndarray):
         x = data.x[picked]
     else:
-        from labelproof.data.feed import as_tensor
-
-        x = np.stack([as_tensor(data.x[int(i)], int(i)).numpy() for i in picked])
+        x = np.stack([load_item(data.x, int(i)).numpy() for i in picked])
     shown = {"image": _as_pictures(x)} if x.ndim == 4 else {"rows": x.reshape(len(x), -1)}
-    partial = folder / ".gallery.partial.npz"
-    np.savez_compressed(partial, rank=top["rank"].to_numpy(), **shown)
-    os.replace(partial, folder / "gallery.npz")
+    atomically(folder / "gallery.npz", lambda partial: np.savez_compressed(partial, rank=top["rank"], **shown))
     write_text(folder / "run.json", json.dumps(record, indent=1))
     write_report(folder)
 

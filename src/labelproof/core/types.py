@@ -54,11 +54,6 @@ class Clock(NamedTuple):
     steps_per_epoch: int
     rng: torch.Generator
 
-    @property
-    def global_step(self) -> int:
-        """Steps finished since training began."""
-        return self.epoch * self.steps_per_epoch + self.step
-
 
 class Loss(NamedTuple):
     """What a method returns for one batch.

@@ -74,11 +74,6 @@ class Data:
         return isinstance(self.x, np.ndarray)
 
     @property
-    def is_image(self) -> bool:
-        """Whether the inputs are images held in memory, `(N, C, H, W)`."""
-        return isinstance(self.x, np.ndarray) and self.x.ndim == 4
-
-    @property
     def num_classes(self) -> int:
         """Number of classes; 0 in regression."""
         return 0 if self.classes is None else len(self.classes)

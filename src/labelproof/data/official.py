@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import os
 import pickle
 import tarfile
 import zipfile
@@ -23,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from labelproof.data.atomic import atomically
 from labelproof.data.images import ImageFiles
 
 _SIDE, _PIXELS = 32, 3 * 32 * 32
@@ -146,14 +146,9 @@ def cached(files: Sequence[Path], folder: Path, build: Callable[[], Pair]) -> Pa
             return Pair(archive["x"], archive["y"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         made = build()
-    partial = place.with_name(f".partial-{os.getpid()}-{place.name}")
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, x=made.x, y=made.y)
-        os.replace(partial, place)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        atomically(place, lambda partial: np.savez(partial, x=made.x, y=made.y))
     return made
 
 

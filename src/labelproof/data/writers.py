@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from labelproof.data import catalog
+from labelproof.data.atomic import atomically
 from labelproof.data.dataset import Data
 from labelproof.data.files import (
     CSV,
@@ -108,7 +109,7 @@ def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, or
     out = body.iloc[rows].copy()
     out[at] = [str(label) for label in _relabelled(old, given, rows, data)]
     out[len(header)] = [old[row] for row in rows]
-    return _atomically(target, lambda partial: out.to_csv(partial, index=False, header=[*header, original]))
+    return _write_whole(target, lambda partial: out.to_csv(partial, index=False, header=[*header, original]))
 
 
 def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
@@ -121,14 +122,14 @@ def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, 
     table = table.append_column(original, table.column(at))
     table = table.set_column(at, data.target_name, _arrow(labels, table.schema.field(at).type))
     if has_ending(target, PARQUET):
-        return _atomically(target, lambda partial: pq.write_table(table, partial))
+        return _write_whole(target, lambda partial: pq.write_table(table, partial))
     for field in table.schema:
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
             raise ValueError(
                 f"column {field.name!r} of {origin.name} ({field.type}) does not fit into a CSV: write Parquet"
             )
     flat = table.to_pandas(types_mapper=pd.ArrowDtype)
-    return _atomically(target, lambda partial: flat.to_csv(partial, index=False))
+    return _write_whole(target, lambda partial: flat.to_csv(partial, index=False))
 
 
 def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
@@ -150,7 +151,7 @@ def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, or
         out[data.target_name] = np.asarray(_relabelled(raw, raw, rows, data)).reshape(before.shape)
         if before.dtype.kind not in "US":  # text may have become longer than it was
             out[data.target_name] = out[data.target_name].astype(before.dtype)
-    return _atomically(target, lambda partial: np.savez(partial, **cast("Any", out)))
+    return _write_whole(target, lambda partial: np.savez(partial, **cast("Any", out)))
 
 
 def _named(name: str, data: Data, original: str, data_dir: str | os.PathLike[str] | None) -> pd.DataFrame:
@@ -182,11 +183,11 @@ def _with_labels(
 def _write_frame(frame: pd.DataFrame, target: Path) -> Path:
     if has_ending(target, PARQUET):
         group = _IMAGES_PER_ROW_GROUP if "image" in frame else None
-        return _atomically(target, lambda partial: frame.to_parquet(partial, index=False, row_group_size=group))
+        return _write_whole(target, lambda partial: frame.to_parquet(partial, index=False, row_group_size=group))
     if has_ending(target, NPZ) or "image" in frame:
         fitting = "Parquet" if "image" in frame else "CSV or Parquet"
         raise ValueError(f"{target.name} does not fit this data set: it is written to {fitting}")
-    return _atomically(target, lambda partial: frame.to_csv(partial, index=False))
+    return _write_whole(target, lambda partial: frame.to_csv(partial, index=False))
 
 
 def _given(
@@ -249,14 +250,9 @@ def _arrow(values: list[Any], kind: Any) -> Any:
         return pa.array([float(value) for value in values])
 
 
-def _atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write beside `path`, then move there: a reader, or a kill, never meets half of a file."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+def _write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """`atomically`, with an error that names the file."""
     try:
-        write(partial)
-        os.replace(partial, path)
+        return atomically(path, write)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

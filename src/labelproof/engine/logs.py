@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from labelproof.data.atomic import atomically
 
 #: What an epoch's line shows, in this order, where it is known.
 SHOWN = {
@@ -24,9 +25,7 @@ SHOWN = {
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: a reader, or a kill, never meets half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
