@@ -24,9 +24,12 @@ ALLOWED = {
     "engine": {"core", "data", "functional"},
     "runs": {"core", "data", "engine", "issues", "methods", "networks", "report"},
     "estimators": {"core", "data", "engine", "methods", "networks", "runs"},
+    "integrations": {"core", "data", "functional", "losses"},
+    "recipes": {"core"},
     "demo": {"core", "data", "engine", "methods", "report", "runs"},
     "__main__": {"cli"},
-    "cli": {"core", "data", "engine", "issues", "methods", "demo", "report", "runs"},
+    "flags": {"core", "data", "engine", "methods", "recipes"},
+    "cli": {"core", "data", "engine", "flags", "issues", "methods", "demo", "recipes", "report", "runs"},
 }
 FABRIC = {"engine"}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +17,9 @@ import pandas as pd
 import pytest
 
 from labelproof import cli
+from labelproof.engine.settings import Settings
+from labelproof.flags import Parser, add_training
+from labelproof.methods import METHODS
 from tests.toy import blobs, line, same
 
 LABELPROOF = [sys.executable, "-m", "labelproof"]
@@ -151,7 +156,7 @@ def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -
     assert "unknown command 'trian': did you mean 'train'?" in fails(capsys, "trian", flowers)
     assert "unknown flag --epoch: did you mean '--epochs'?" in fails(capsys, "train", flowers, "--epoch", "3")
     assert "unknown method 'erl': did you mean 'elr'?" in fails(capsys, "train", flowers, "--method", "erl")
-    assert "unknown flag --noise-rate: it is an option of --method co-teaching;" in fails(
+    assert "unknown flag --noise-rate: it is an option of --method co-teaching or self-paced;" in fails(
         capsys, "train", flowers, "--noise-rate", "0.2"
     )
     assert "missing: data. See labelproof train --help" in fails(capsys, "train")
@@ -254,3 +259,82 @@ def test_two_processes_from_the_command_line(tmp_path: Path) -> None:
         assert done.stdout.count("most suspicious") == 1
     one, two = (pd.read_csv(tmp_path / d / "issues.csv").set_index("id")["p_wrong"] for d in "12")
     assert (one - two.loc[one.index]).abs().max() < 1e-4
+
+
+def recipe_file(tmp_path: Path, train: str) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'title = "my digits"\ncitation = "me, 2026"\nsource = "here"\n\n[train]\n{train}\n')
+    return path
+
+
+def test_a_recipe_stands_between_the_default_and_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = recipe_file(tmp_path, 'data = "digits"\nmethod = "elr"\nlam = 2.0\nepochs = 2\nnoise = "symmetric:0.2"')
+    out = tmp_path / "run"
+    run("train", "--recipe", mine, "--epochs", "1", "--network", "mlp", "--out", out)
+    record = json.loads((out / "run.json").read_text())
+    assert record["method"]["params"] == {"lam": 2.0, "beta": 0.7}  # of the recipe, by default
+    assert record["settings"]["epochs"] == 1  # as typed
+    assert record["data"]["noise"]["kind"] == "symmetric"
+    shown = capsys.readouterr().out
+    assert "recipe mine: my digits" in shown
+    assert "changed here, so not comparable: --epochs, --network" in shown
+
+
+def test_the_record_of_a_recipe_repeats_the_run(tmp_path: Path) -> None:
+    mine = recipe_file(tmp_path, 'data = "digits"\nnetwork = "mlp"\nepochs = 9\nnoise = "symmetric:0.2"')
+    first, second = tmp_path / "first", tmp_path / "second"
+    run("train", "--recipe", mine, "--epochs", "1", "--quiet", "--out", first)
+    mine.unlink()
+    command = json.loads((first / "run.json").read_text())["command"]
+    assert command.endswith("# recipe mine")
+    _, *words = shlex.split(command, comments=True)
+    run(*(str(second) if word == str(first) else word for word in words))
+    assert (first / "issues.csv").read_bytes() == (second / "issues.csv").read_bytes()
+
+
+def test_a_recipe_with_another_method_or_other_data(flowers: Path, tmp_path: Path) -> None:
+    """The baseline under a recipe's settings: what only its method knows goes; data on the command line counts."""
+    mine = recipe_file(tmp_path, 'data = "digits"\nmethod = "elr"\nlam = 2.0\nepochs = 2')
+    out = tmp_path / "run"
+    run("train", flowers, "--label", "species", "--recipe", mine, "--method", "ce", "--quiet", "--out", out)
+    record = json.loads((out / "run.json").read_text())
+    assert (record["method"]["name"], record["settings"]["epochs"]) == ("ce", 2)
+    assert record["data"]["classes"] == ["iris", "lily", "rose"]
+    assert "lam" not in record["method"]["params"]
+
+
+def test_mistakes_about_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'elr-cifar10-sym40'?" in fails(capsys, "train", "--recipe", "elr-cifar10-sym4")
+    mine = recipe_file(tmp_path, "epochs = 1")
+    assert "missing: data, which the recipe" in fails(capsys, "train", "--recipe", mine)
+    mine = recipe_file(tmp_path, 'data = "digits"\nepoch = 1')
+    assert f"recipe {mine}: unknown flag --epoch: did you mean '--epochs'?" in fails(capsys, "train", "--recipe", mine)
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    run("recipes")
+    shown = capsys.readouterr().out
+    assert "elr-cosine-cifar10-sym80" in shown
+    assert "80.69 ± 0.57" in shown
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_flags_have_the_defaults_of_the_signature(name: str) -> None:
+    """What is not typed is what Python has when it is not given, for every method and every setting."""
+    parser = Parser(prog="t", allow_abbrev=False)
+    add_training(parser, ["--method", name])
+    given = vars(parser.parse_args(["--method", name]))
+    assert {k: given[k] for k in METHODS[name].param_names()} == METHODS[name]().get_params()
+    for field in dataclasses.fields(Settings):
+        assert given[field.name] == field.default
+
+
+def test_a_switch_can_be_turned_off_and_on() -> None:
+    parser = Parser(prog="t", allow_abbrev=False)
+    add_training(parser, ["--method", "forward"])
+    off = vars(parser.parse_args(["--method", "forward", "--no-calibrated", "--early-stopping"]))
+    assert (off["calibrated"], off["early_stopping"]) == (False, True)
+    again = vars(parser.parse_args(["--no-calibrated", "--calibrated", "--early-stopping", "--no-early-stopping"]))
+    assert (again["calibrated"], again["early_stopping"]) == (True, False)

@@ -2,7 +2,8 @@
 
 >>> import labelproof as lp
 >>> lp.available_methods()
-['ce', 'co-teaching', 'elr', 'gce', 'mae', 'mse', 'sce']
+['backward', 'bootstrap', 'ce', 'co-teaching', 'd2l', 'elr', 'forward', 'gce', 'mae', 'mse', 'sce', 'self-paced',
+'sop', 'sop+']
 
 Everything is imported on first use, so that `import labelproof` costs next to nothing.
 """
@@ -24,6 +25,7 @@ _WHERE = {
     "methods": "labelproof.methods",
     "networks": "labelproof.networks",
     "noise": "labelproof.data.noise",
+    "with_index": "labelproof.data.indexed:with_index",
 }
 
 __all__ = [
@@ -36,11 +38,13 @@ __all__ = [
     "methods",
     "networks",
     "noise",
+    "with_index",
 ]
 
 if TYPE_CHECKING:
     from labelproof import losses, methods, networks
     from labelproof.data import noise
+    from labelproof.data.indexed import with_index
     from labelproof.estimators import NoisyLabelClassifier, NoisyLabelRegressor
     from labelproof.issues import estimate_noise, find_issues
     from labelproof.methods import available_methods

@@ -1,23 +1,20 @@
-"""The command line: `labelproof demo | train | find | inject | methods | data | report`.
+"""The command line: `labelproof demo | train | find | inject | methods | recipes | data | report`.
 
-Flags are made from signatures: those of training from `Settings`, those of a method from its constructor. So a flag,
-its type, its default and its help stand in one place, next to the code that uses it.
+Flags are made from signatures (`flags.py`): those of training from `Settings`, those of a method from its constructor.
+So a flag, its type, its default and its help stand in one place, next to the code that uses it.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import re
+import shlex
 import sys
-import typing
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jsonargparse
-from docstring_parser import parse as parse_docstring
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,14 +22,30 @@ from rich.table import Table
 import labelproof
 from labelproof.core.registry import did_you_mean
 from labelproof.engine.settings import Settings
+from labelproof.flags import (
+    Help,
+    Parser,
+    add_data,
+    add_train,
+    add_training,
+    check_recipe,
+    dashes,
+    of_recipe,
+    stop,
+    value_of,
+    without,
+)
 from labelproof.methods import METHODS, available_methods, get_method, method_name
+from labelproof.recipes import METRICS, Recipe, available_recipes, load_recipe
 
 USAGE = {
     "demo": "labelproof demo [--out DIR] [--seeds N]",
-    "train": "labelproof train DATA [--label COLUMN] [--method NAME] [--noise KIND:RATE] [--out DIR] [flags]",
+    "train": "labelproof train DATA [--label COLUMN] [--method NAME] [--noise KIND:RATE] [--out DIR] [flags]\n"
+    "       labelproof train [DATA] --recipe NAME [flags that differ]",
     "find": "labelproof find DATA [--label COLUMN] [--out FILE] [flags]",
     "inject": "labelproof inject DATA --noise KIND:RATE --out FILE [flags]",
     "methods": "labelproof methods",
+    "recipes": "labelproof recipes",
     "data": "labelproof data [--data-dir DIR]",
     "report": "labelproof report RUN_DIR [RUN_DIR ...] [--out FILE]",
 }
@@ -40,44 +53,22 @@ EXAMPLES = {
     "demo": "labelproof demo",
     "train": "labelproof train flowers.csv --label species --method co-teaching --noise-rate 0.2\n"
     "  labelproof train mnist --noise symmetric:0.5 --method elr --lam 3\n"
-    "  labelproof train photos/ --epochs 20 --out runs/photos     # one folder per class",
+    "  labelproof train photos/ --epochs 20 --out runs/photos     # one folder per class\n"
+    "  labelproof train --recipe elr-cifar10-sym40",
     "find": "labelproof find flowers.csv --label species --out issues.csv",
     "inject": "labelproof inject flowers.csv --label species --noise pairflip:0.45 --out noisy.parquet",
     "methods": "labelproof methods",
+    "recipes": "labelproof recipes",
     "data": "labelproof data",
     "report": "labelproof report runs/mnist-elr-seed0",
 }
 
 
-class _Help(jsonargparse.DefaultHelpFormatter):
-    """Says the default where there is one, and leaves Python's types out."""
-
-    def _get_help_string(self, action: Any) -> str:
-        text = action.help or ""
-        shown = action.default is not None and action.default is not False and action.option_strings
-        return f"{text} (default: {action.default})" if shown and action.dest != "help" else text
-
-
-class _Parser(jsonargparse.ArgumentParser):
-    """Answers a misspelt flag with the one that was probably meant."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message, re.IGNORECASE)
-        if unknown:
-            flags = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            owners = [n for n in METHODS if unknown[1][2:].replace("-", "_") in METHODS[n].param_names()]
-            hint = (
-                f": it is an option of --method {' or '.join(owners)};" if owners else did_you_mean(unknown[1], flags)
-            )
-            message = f"unknown flag {unknown[1]}{hint} see {self.prog} --help"
-        missing = re.search(r'Key "(\w+)" is required|arguments are required: (.+)', message)
-        if missing:
-            message = f"missing: {missing[1] or missing[2]}. See {self.prog} --help"
-        wrong = re.search(r'Parser key "(.+?)":\s*(.+)', message, re.DOTALL)
-        if wrong:
-            flag, why = wrong[1].replace("_", "-"), re.sub(r"<class '(\w+)'>", r"\1", " ".join(wrong[2].split()))
-            message = f"--{flag}: {why}"
-        _stop(message)
+#: Flags that do not change what a recipe trains.
+_SAME = {
+    "--checkpoint-every", "--data-dir", "--device", "--out", "--quiet", "--recipe", "--resident-bytes",
+    "--resume", "--seed", "--tensorboard", "--workers",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,36 +87,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         Console().print(labelproof.__version__, highlight=False)
         return 0
     if words[0] not in COMMANDS:
-        _stop(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)} See labelproof --help")
+        stop(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)} See labelproof --help")
     build, run = COMMANDS[words[0]]
-    parser = _Parser(
+    parser = Parser(
         prog=f"labelproof {words[0]}",
         usage=USAGE[words[0]],
         description=inspect.getdoc(run),
         epilog=f"example:\n  {EXAMPLES[words[0]]}",
-        formatter_class=_Help,
+        formatter_class=Help,
         default_meta=False,
         allow_abbrev=False,
     )
-    words = [_dashes(w) for w in words[1:]]
+    words = [dashes(w) for w in words[1:]]
     try:
+        if run is train:
+            words = [*_recipe_words(words), *words]
         build(parser, words)
-        run(**vars(parser.parse_args(words)))
+        run(**vars(parser.parse_args(words)), words=words)
     except (ValueError, OSError, ImportError) as error:
-        _stop(str(error))
+        stop(str(error))
     except KeyboardInterrupt:
-        _stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run is train else ""))
+        stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run is train else ""))
     return 0
-
-
-def _dashes(word: str) -> str:
-    flag, eq, value = word.partition("=")
-    return flag.replace("_", "-") + eq + value if flag.startswith("--") else word
-
-
-def _stop(message: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
-    raise SystemExit(2)
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
@@ -144,79 +127,15 @@ def _overview() -> None:
     console.print("\nStart with [bold]labelproof demo[/]; [bold]labelproof COMMAND --help[/] explains each.")
 
 
-def _add_signature(parser: Any, source: Callable[..., Any], title: str, skip: Sequence[str] = ()) -> None:
-    """One flag per keyword argument of a constructor, its help from the docstring."""
-    described = {p.arg_name: p.description for p in parse_docstring(inspect.getdoc(source) or "").params}
-    init = source.__init__ if inspect.isclass(source) else source
-    hints = typing.get_type_hints(init)
-    group = parser.add_argument_group(title)
-    for name, p in inspect.signature(init).parameters.items():
-        if name == "self" or name in skip:
-            continue
-        text = " ".join((described.get(name) or "").split()).replace("`", "")
-        flag = "--" + name.replace("_", "-")
-        if hints[name] is bool:
-            group.add_argument(flag, dest=name, action="store_true", help=text)
-        else:
-            group.add_argument(flag, dest=name, type=hints[name], default=p.default, help=text)
-
-
-def _add_data(parser: Any) -> None:
-    parser.add_argument(
-        "data",
-        help="a CSV or Parquet file, an .npz file, a folder with one folder per class, or a named data set "
-        "(see: labelproof data)",
-    )
-    group = parser.add_argument_group("reading the data")
-    group.add_argument("--label", type=str | None, help="the label column; found by itself if it is called label")
-    group.add_argument("--task", type=str, default="auto", help="auto, classification or regression")
-    group.add_argument("--id-column", dest="id_column", type=str | None, help="column that names each sample")
-    group.add_argument("--image-column", dest="image_column", type=str | None, help="column of image bytes or paths")
-    group.add_argument("--image-size", dest="image_size", type=int | None, help="resize images to this many pixels")
-    group.add_argument("--drop", type=str | None, help="columns to leave out, separated by commas")
-    group.add_argument("--truth", type=str | None, help="column of true labels, if there is one: only measured with")
-    group.add_argument("--subset", type=int | None, help="use that many samples only, a fixed random choice")
-    group.add_argument("--data-dir", dest="data_dir", type=str | None, help="where named data sets lie")
-
-
-def _add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) -> None:
-    names, networks = ", ".join(available_methods()), "mlp, cnn, cnn9, resnet18, resnet34 or preact-resnet18"
-    parser.add_argument("--method", type=str | None, help=f"{names}; if not given, elr, or co-teaching for regression")
-    parser.add_argument("--network", type=str, default="auto", help=f"auto (cnn for images, else mlp), {networks}")
-    chosen = _value_of("--method", words) or "elr"
-    _add_signature(parser, get_method(chosen), f"options of --method {chosen}")
-    _add_signature(parser, Settings, "training", skip)
-
-
-def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    for word, following in zip(words, [*words, ""][1:], strict=True):
-        if word == flag:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
-
-
-def _build_train(parser: Any, words: Sequence[str]) -> None:
-    _add_data(parser)
-    parser.add_argument("--test", type=str | None, help="test data, if not a named set; never used for a choice")
-    parser.add_argument("--noise", type=str | None, help="make labels wrong first, e.g. symmetric:0.4 or pairflip:0.45")
-    parser.add_argument("--out", type=str | None, help="folder of the run; runs/DATA-METHOD-seedS if not given")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
-    _add_training(parser, words)
-
-
 def _build_find(parser: Any, words: Sequence[str]) -> None:
-    _add_data(parser)
+    add_data(parser)
     parser.add_argument("--out", type=str, default="issues.csv", help="where the list goes: .csv, .parquet or .json")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
-    _add_training(parser, words, skip=("checkpoint_every",))
+    add_training(parser, words, skip=("checkpoint_every",))
 
 
 def _build_inject(parser: Any, words: Sequence[str]) -> None:
-    _add_data(parser)
+    add_data(parser)
     parser.add_argument("--noise", type=str, required=True, help="KIND:RATE, e.g. symmetric:0.4; kinds: docs/noise.md")
     parser.add_argument("--include-true-class", dest="include_true_class", action="store_true",
                         help="symmetric noise may draw the true class again, as ELR and DivideMix do")  # fmt: skip
@@ -232,6 +151,9 @@ def train(**args: Any) -> None:
     """
     from labelproof import runs
 
+    command = shlex.join(["labelproof", "train", *args["words"]])
+    if args["recipe"]:
+        command = _follow(load_recipe(args["recipe"]), args)
     settings = _settings(args)
     data, test = _load(args)
     method = _method(args, data)
@@ -249,7 +171,7 @@ def train(**args: Any) -> None:
         resume=args["resume"],
         verbose=0 if args["quiet"] else 1,
         tensorboard=args["tensorboard"],
-        command=_command(),
+        command=command,
     )
     if not args["quiet"] and runs.is_first_process():
         _show_run(run, folder / "report.html")
@@ -291,13 +213,24 @@ def inject(**args: Any) -> None:
 
 
 def methods(**_: Any) -> None:
-    """List the training methods: what each is, where it comes from, what it costs."""
-    console = Console(highlight=False)
+    """List the training methods: what each does, where it comes from, what it costs."""
+    console = Console(highlight=False, soft_wrap=True)
     for name in available_methods():
         m = METHODS[name]
         options = ", ".join(f"{k}={v}" for k, v in m().get_params().items()) or "none"
         console.print(f"[bold]{name}[/]  {m.title}, for {' and '.join(sorted(m.tasks))}")
+        console.print(f"    {(inspect.getdoc(m) or '').splitlines()[0]}")
         console.print(f"    {m.paper}\n    cost: {m.cost}\n    options: {options}\n")
+
+
+def recipes(**_: Any) -> None:
+    """List the recipes: settings of published numbers, for `labelproof train --recipe NAME`."""
+    table = Table(box=None, padding=(0, 1), title="published accuracy in per cent", title_justify="left")
+    for column in ("name", "published", "what"):
+        table.add_column(column, no_wrap=True)
+    for recipe in map(load_recipe, available_recipes()):
+        table.add_row(recipe.name, str(recipe.expected or ""), recipe.title)
+    Console(width=120).print(table, highlight=False)
 
 
 def data(**args: Any) -> None:
@@ -351,10 +284,11 @@ def _build_nothing(parser: Any, words: Sequence[str]) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[Any, Sequence[str]], None], Callable[..., None]]] = {
     "demo": (_build_demo, demo),
-    "train": (_build_train, train),
+    "train": (add_train, train),
     "find": (_build_find, find),
     "inject": (_build_inject, inject),
     "methods": (_build_nothing, methods),
+    "recipes": (_build_nothing, recipes),
     "data": (_build_data, data),
     "report": (_build_report, report),
 }
@@ -430,10 +364,40 @@ def _inject(data: Any, text: str, seed: int, **options: Any) -> tuple[Any, Any]:
     return data.relabelled(y, **made.record()), made
 
 
-def _command() -> str:
-    import shlex
+def _recipe_words(words: list[str]) -> list[str]:
+    """The flags of the recipe that is asked for, if one is."""
+    name = value_of("--recipe", words)
+    if name is None:
+        return []
+    recipe = load_recipe(name)
+    check_recipe(recipe)
+    return of_recipe(recipe, words)
 
-    return "labelproof " + shlex.join(sys.argv[1:])
+
+def _follow(recipe: Recipe, args: dict[str, Any]) -> str:
+    """Take the data from the recipe if none was typed, say what is expected, and return what repeats the run.
+
+    The command is written out without the recipe, whose file may change.
+    """
+    from labelproof.runs import is_first_process
+
+    words, typed = args["words"], args["words"][len(of_recipe(recipe, args["words"])) :]
+    changed = [flag for flag in (w.partition("=")[0] for w in typed) if flag.startswith("--") and flag not in _SAME]
+    if args["data"] is None:
+        if "data" not in recipe.train:
+            raise ValueError(f"missing: data, which the recipe {args['recipe']} does not name either")
+        args["data"] = str(recipe.train["data"])
+        words = [args["data"], *words]
+    elif args["data"] != recipe.train.get("data", args["data"]):
+        changed = ["the data", *changed]
+    if not args["quiet"] and is_first_process():
+        lines = [f"recipe {recipe.name}: {recipe.title}", f"  {recipe.citation}; {recipe.source}"]
+        if recipe.expected:
+            lines.append(f"  published: {recipe.expected} % ({METRICS[recipe.expected.metric]})")
+        lines += [f"  differs: {text}" for text in recipe.deviations]
+        lines += [f"  changed here, so not comparable: {', '.join(changed)}"] * bool(changed)
+        Console(soft_wrap=True).print("\n".join(lines), highlight=False, markup=False)
+    return shlex.join(["labelproof", "train", *without("--recipe", words)]) + f"  # recipe {recipe.name}"
 
 
 def _show_run(run: Any, written: Path) -> None:

@@ -46,6 +46,7 @@ class _NoisyLabelEstimator(BaseEstimator):
         patience: int = 10,
         augment: str = "auto",
         workers: int = 0,
+        memory: str = "dense",
         noise_rate: float | None = None,
         random_state: Any = 0,
         device: str = "auto",
@@ -67,6 +68,7 @@ class _NoisyLabelEstimator(BaseEstimator):
         self.patience = patience
         self.augment = augment
         self.workers = workers
+        self.memory = memory
         self.noise_rate = noise_rate
         self.random_state = random_state
         self.device = device
@@ -175,6 +177,7 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
         patience: see there.
         augment: `"auto"` (crop and flip for colour images), `"none"`, `"crop"` or `"crop-flip"`.
         workers: loading processes for map-style data sets.
+        memory: how state per sample is kept: `"dense"`, `"fp16"`, `"bf16"`, `"cpu"`, `"mmap"`, `"topk:50"` ...
         noise_rate: estimated share of wrong labels, for methods that ask for it.
         random_state: seed, `RandomState` or `None`.
         device: `"auto"`, `"cpu"` or `"cuda"`.

@@ -32,8 +32,8 @@ from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
 from labelproof.engine.inputs import input_shape
 from labelproof.engine.logs import write_metrics, write_text
-from labelproof.engine.loop import fit
 from labelproof.engine.settings import Settings
+from labelproof.engine.stages import fit
 from labelproof.issues import NoiseEstimate, estimate_noise, find_issues, find_target_issues, save_issues, summarise
 from labelproof.methods import method_name
 from labelproof.networks.factory import NetworkLike, as_factory, network_name
@@ -81,21 +81,22 @@ def train(
         network: a built-in name, a module or a factory.
         settings: how to train.
         test: evaluated, never used for a choice.
-        folder: gets `run.json`, `metrics.csv`, `issues.csv`, `gallery.npz`, `report.html` and checkpoints.
+        folder: gets `run.json`, `metrics.csv`, `issues.csv`, `gallery.npz`, `simplex.npz` (where the truth is known),
+            `report.html` with its pictures, and checkpoints.
         resume: go on from the folder's last checkpoint.
         verbose: 0 is silent.
         tensorboard: also write TensorBoard events.
         command: how to repeat the run, for its record.
 
     Raises:
-        ValueError: see `labelproof.engine.loop.fit`.
+        ValueError: see `labelproof.engine.stages.fit`.
         FileExistsError: the folder holds another run already.
     """
     factory = as_factory(network, input_shape(data), data.num_classes or data.y.shape[-1])
     record = _describe(data, method, network, settings, test, command)
     began = time.perf_counter()
     with _opened(folder, record, resume):
-        resume = resume and folder is not None and bool(checkpoint.found(folder))  # killed early: begin again
+        resume = resume and folder is not None and checkpoint.begun(folder)  # killed early: begin again
         fitted = fit(
             method,
             factory,
@@ -189,7 +190,10 @@ def _on_cuda(settings: Settings) -> bool:
     return settings.device != "cpu" and torch.cuda.is_available()
 
 
-_FILES = ("run.json", "metrics.csv", "issues.csv", "gallery.npz", "report.html")
+_FILES = (
+    *("run.json", "metrics.csv", "issues.csv", "gallery.npz", "simplex.npz"),
+    *("report.html", "report-memorisation.svg", "simplex.gif", "simplex.png"),
+)
 
 
 @contextmanager
@@ -209,11 +213,11 @@ def _opened(folder: Path | None, record: Mapping[str, Any], resume: bool) -> Ite
     except OSError as error:
         raise OSError(f"cannot write to the output folder {folder} ({error}): choose another with --out") from error
     try:
-        if not checkpoint.found(folder):
+        if not checkpoint.begun(folder):
             write_text(folder / "run.json", json.dumps(record, indent=1))
         yield
     except Exception:
-        if not checkpoint.found(folder):
+        if not checkpoint.begun(folder):
             (folder / "run.json").unlink(missing_ok=True)
         raise
     finally:
@@ -236,7 +240,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         if ours is None:
             raise FileNotFoundError(f"no run in {folder}: nothing to resume; start without --resume")
         return
-    if checkpoint.found(folder) or (ours is not None and ours.get("status") == "finished"):
+    if checkpoint.begun(folder) or (ours is not None and ours.get("status") == "finished"):
         raise FileExistsError(
             f"{folder} holds a run already: give --resume to go on with it, or another folder with --out"
         )
@@ -301,6 +305,9 @@ def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
         x = np.stack([load_item(data.x, int(i)).numpy() for i in picked])
     shown = {"image": _as_pictures(x)} if x.ndim == 4 else {"rows": x.reshape(len(x), -1)}
     atomically(folder / "gallery.npz", lambda partial: np.savez_compressed(partial, rank=top["rank"], **shown))
+    if run.fitted.paths:
+        density = torch.stack(run.fitted.paths).numpy().astype(np.uint32)
+        atomically(folder / "simplex.npz", lambda partial: np.savez_compressed(partial, density=density))
     write_text(folder / "run.json", json.dumps(record, indent=1))
     write_report(folder)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from labelproof.core.types import Loss
-from labelproof.engine.loop import fit
+from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
 from tests.toy import factory, problem, settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from labelproof.core.nets import Nets
+from labelproof.core.nets import Nets, Snapshot, features
 
 
 def net() -> nn.Module:
@@ -36,3 +36,33 @@ def test_twins_are_never_trained() -> None:
     nets = Nets([net()], twins=True)
     assert not any(p.requires_grad for p in nets.twins.parameters())
     assert list(Nets([net()]).twins) == []
+
+
+def test_features_of_a_network_with_a_convolutional_part_of_that_name() -> None:
+    """A submodule `features`, as VGG has it, is not what the last layer sees."""
+
+    class VGG(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Conv2d(1, 9, 3)
+            self.classifier = nn.Sequential(nn.Linear(9 * 16, 7), nn.ReLU(), nn.Linear(7, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.classifier(self.features(x).flatten(1))
+            return out
+
+    assert features(VGG(), torch.ones(3, 1, 6, 6)).shape == (3, 7)
+
+
+def test_a_snapshot_puts_parameters_and_statistics_back() -> None:
+    torch.manual_seed(0)
+    a = net().train()
+    kept = Snapshot(a)
+    before = {k: v.clone() for k, v in a.state_dict().items()}
+    a(torch.randn(8, 3))
+    nn.init.zeros_(a[0].weight)
+    kept.restore(a)
+    for k, v in a.state_dict().items():
+        assert torch.equal(v, before[k])
+    kept.train()
+    assert not kept.net.training

@@ -15,7 +15,7 @@ from labelproof.core.state import SampleParameter, SampleTable
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.floats(0, 0.99))
 def test_ema_with_repeated_ids_keeps_the_first(ids: list[int], beta: float) -> None:
     table, index = SampleTable(10, 2), torch.tensor(ids)
-    table.values += 1
+    table.values.add_(1)
     new = torch.arange(2.0 * len(ids)).reshape(-1, 2)
     want = table.values.clone()
     for i in dict.fromkeys(ids):
@@ -59,7 +59,7 @@ def test_sampling_with_replacement_is_deterministic() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_storage_computes_in_fp32(dtype: torch.dtype) -> None:
-    table = SampleTable(3, 2, dtype=dtype)
+    table = SampleTable(3, 2, memory={torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype])
     rows = table.ema(torch.tensor([1]), torch.tensor([[0.3, 0.7]]), 0.0)
     assert rows.dtype == torch.float32
     assert table.nbytes == 3 * 2 * 2

@@ -17,7 +17,7 @@ from labelproof.data.feed import DeviceFeed, StreamFeed, as_tensor, batch_bounds
 from labelproof.data.seeds import generator
 from labelproof.data.split import hold_out
 from labelproof.data.transforms import Standardise, TargetScale, crop_flip
-from labelproof.engine.loop import fit
+from labelproof.engine.stages import fit
 from labelproof.methods import ELR
 from tests.toy import factory, same, settings
 
@@ -44,7 +44,8 @@ class Jittered(Pairs):
 
 
 def feed(kind: type, x: Any, rows: Any = None, **options: Any) -> Any:
-    common = {"device": torch.device("cpu"), "batch_size": 8, "seed": 3, "augment": "crop-flip", "views": 2, **options}
+    common = {"device": torch.device("cpu"), "batch_size": 8, "seed": 3, "augment": "crop-flip", **options}
+    common.setdefault("views", ("weak", "weak"))
     rows = np.arange(41) if rows is None else rows
     return kind(x, LABELS, rows, standardise=Standardise.fit(IMAGES), **common)
 
@@ -75,7 +76,7 @@ def test_streamed_batches_are_those_from_memory(workers: int) -> None:
 
 def test_ids_are_rows_of_the_original_data_through_subsets() -> None:
     rows = np.array([40, 3, 17, 8, 25, 30])
-    f = feed(DeviceFeed, IMAGES, rows, augment="none", views=1)
+    f = feed(DeviceFeed, IMAGES, rows, augment="none", views=("weak",))
     seen = Counter()
     for batch in f.epoch(0):
         seen.update(batch.index.tolist())
@@ -101,7 +102,7 @@ def test_views_differ_and_are_reproducible() -> None:
 
 def test_random_transforms_of_the_users_do_not_depend_on_the_worker() -> None:
     x = [
-        torch.cat([b.x for b in feed(StreamFeed, Jittered(), workers=w, augment="none", views=1).epoch(2)])
+        torch.cat([b.x for b in feed(StreamFeed, Jittered(), workers=w, augment="none", views=("weak",)).epoch(2)])
         for w in (0, 1, 2)
     ]
     assert torch.equal(x[0], x[1])

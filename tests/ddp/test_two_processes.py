@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ddp.worker import CASES, run
+from tests.ddp.worker import CASES, estimated, run
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -51,3 +51,8 @@ def test_odd_numbers_do_not_hang(two: list[dict[str, Any]]) -> None:
 
 def test_killed_and_resumed_on_two_processes(two: list[dict[str, Any]]) -> None:
     assert [r["resumed"] for r in two] == [dict.fromkeys(("nets", "table", "evidence", "history"), True)] * 2
+
+
+def test_a_procedure_of_two_trainings_agrees_on_its_matrix(two: list[dict[str, Any]]) -> None:
+    assert torch.equal(two[0]["estimated"], two[1]["estimated"])
+    torch.testing.assert_close(two[0]["estimated"], estimated(1), atol=0.1, rtol=0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from labelproof.engine import checkpoint
-from labelproof.engine.loop import fit
+from labelproof.engine.stages import fit
 from labelproof.methods import CE, ELR
 from tests.toy import blobs, factory, same, settings
 
@@ -110,3 +110,11 @@ def test_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
     data = blobs()
     again = fit(ELR(), factory(data), data, settings(), folder=tmp_path, resume=True)
     assert len(again.history) == 3
+
+
+def test_another_run_inside_the_folder_is_not_a_stage_of_this_one(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "last.ckpt").touch()
+    assert checkpoint.begun(tmp_path), "a stage"
+    (tmp_path / "other" / "run.json").touch()
+    assert not checkpoint.begun(tmp_path), "a run of its own"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelproof.engine.loop import fit
+from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
 from tests.toy import factory, problem, same, settings

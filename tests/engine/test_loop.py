@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from labelproof.core.method import Method
 from labelproof.core.types import Loss
 from labelproof.data.feed import endless
-from labelproof.engine.loop import fit
 from labelproof.engine.settings import Settings
+from labelproof.engine.stages import fit
 from labelproof.methods import CE, ELR, METHODS, MSE, CoTeaching
 from tests.toy import Offsets, blobs, factory, line, problem, same, settings
 
@@ -169,6 +169,7 @@ def test_no_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch
 
         monkeypatch.setattr(Tensor, which, spy)
 
+    monkeypatch.setattr("labelproof.functional.device._is_host", lambda x: False)  # as if it were on a GPU
     data = problem(METHODS[name], 97)
     for which in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy", "nonzero"):
         counting(which)

@@ -12,7 +12,7 @@ from torch import nn
 
 from labelproof.core.types import Loss
 from labelproof.data.dataset import Data
-from labelproof.engine.loop import fit
+from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import CE, ELR, CoTeaching
 from tests.toy import Offsets, blobs, factory, same, settings

@@ -11,9 +11,11 @@ from labelproof.core.nets import Nets
 from labelproof.core.task import Classification
 from labelproof.core.types import Batch, Clock
 from labelproof.data.seeds import generator
+from labelproof.engine.stages import fit
 from labelproof.functional.mixing import Mixup
 from labelproof.methods import CE
 from tests.reference.oracles import cross_entropy, one_hot
+from tests.toy import blobs, factory, settings
 
 Z = np.random.default_rng(0).normal(size=(9, 4))
 Y = np.random.default_rng(1).integers(0, 4, 9)
@@ -55,3 +57,34 @@ def test_bad_values_are_named() -> None:
         CE(label_smoothing=1)
     with pytest.raises(ValueError, match=r"mixup=-0\.5 must lie in \[0, inf\)"):
         CE(mixup=-0.5)
+
+
+def test_early_learning_is_kept_once_it_has_ended() -> None:
+    """A network that memorises: from the end of early learning on, predictions are those of that time."""
+    gains = []
+    for seed in range(3):
+        data, test = blobs(600, flips=0.4, spread=0.4, seed=seed), blobs(300, spread=0.4, seed=7)
+        how = settings(epochs=60, batch_size=64, lr=0.05, weight_decay=0.0, seed=seed)
+        plain, kept = (fit(CE(early_learning=r), factory(data, 256), data, how, test=test).history for r in (0.0, 0.9))
+        assert [row["agree"] for row in plain] == [row["agree"] for row in kept], "training itself goes on unchanged"
+        scores = [row["test_accuracy"] for row in kept]
+        end = next(e for e in range(60) if len(set(scores[e:])) == 1)
+        assert 1 < end < 55
+        assert scores[:end] == [row["test_accuracy"] for row in plain[:end]]
+        gains.append(scores[-1] - plain[-1]["test_accuracy"])
+    assert np.mean(gains) > 0.05, gains
+
+
+def test_early_learning_cannot_be_watched_through_mixup() -> None:
+    with pytest.raises(ValueError, match=r"early_learning=0.9 watches plain predictions, mixup=1.0 makes none"):
+        CE(early_learning=0.9, mixup=1.0)
+
+
+def test_early_stopping_gives_back_the_network_that_predicted_then() -> None:
+    """The kept network is part of what is restored: predictions are those whose score was the best."""
+    data, test = blobs(300, flips=0.4, spread=0.4), blobs(300, spread=0.4, seed=7)
+    how = settings(epochs=12, lr=0.2, early_stopping=True, patience=12, validation_fraction=0.2)
+    r = fit(CE(early_learning=0.5), factory(data, 256), data, how, test=test)
+    assert r.best_epoch < 12
+    got = (r.predict(np.asarray(test.x)).argmax(1) == test.y).mean()
+    assert got == pytest.approx(r.history[r.best_epoch - 1]["test_accuracy"], abs=1e-6)

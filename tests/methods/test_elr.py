@@ -72,7 +72,7 @@ def test_certain_predictions_stay_finite_in_every_precision(dtype: torch.dtype) 
 
 def test_the_table_is_in_the_state_dict_and_moves_with_the_module() -> None:
     m = method()
-    assert [k for k in m.state_dict() if "t." in k] == ["t.values"]
+    assert [k for k in m.state_dict() if "t." in k] == ["t.store.values"]
     assert m.to(torch.float64).t.values.dtype == torch.float64
 
 

@@ -11,7 +11,7 @@ from labelproof.core.method import Method
 from labelproof.core.nets import Nets
 from labelproof.core.task import Classification
 from labelproof.core.types import Batch, Clock
-from labelproof.engine.loop import fit
+from labelproof.engine.stages import fit
 from labelproof.functional.losses import generalised_cross_entropy
 from labelproof.methods import GCE, MAE, SCE
 from tests.reference.oracles import cross_entropy, one_hot, softmax

@@ -72,6 +72,34 @@ def test_the_picture_is_there_in_light_and_dark(digits: Callable, tmp_path: Path
     assert dark.mean() < 80 < 180 < light.mean()
 
 
+def test_the_animation_moves_and_holds_still_when_asked(digits: Callable, tmp_path: Path) -> None:
+    cells = [(10, 10), (30, 0), (0, 30)]
+    density = np.zeros((3, 2, 31, 31), dtype=np.uint32)
+    for epoch, cell in enumerate(cells):
+        density[(epoch, slice(None), *cell)] = 100
+    folder = digits("elr").write(tmp_path / "run")
+    np.savez_compressed(folder / "simplex.npz", density=density)
+    page = write_report(folder)
+    # Only what is looked for: the section alone, under the page's own style.
+    html = page.read_text(encoding="utf-8")
+    head, section = html[: html.index("<body>")], html[html.index("<h2>The path of the outputs") :]
+    alone = tmp_path / "alone.html"
+    alone.write_text(f"{head}<body><section>{section[: section.index('</section>')]}</section></body></html>")
+    purple, yellow = np.array([68, 1, 84]), np.array([253, 231, 37])
+
+    def area(pixels: np.ndarray, colour: np.ndarray) -> int:
+        return int((np.abs(pixels.astype(int) - colour).max(-1) < 12).sum())
+
+    moving = screenshot(alone, tmp_path, "moving", 1200, 1400)
+    still = screenshot(alone, tmp_path, "still", 1200, 1400, "--force-prefers-reduced-motion")
+    cell = 3**0.5 / 2 / 30**2  # a hexagon's area in a triangle with side 1; 495 of the 496 are empty
+    strip = 6 * 495 * cell * 232**2  # three epochs of clean and of wrong labels at natural size
+    assert area(still, purple) == pytest.approx(strip, rel=0.02)
+    assert area(moving, purple) - area(still, purple) == pytest.approx(2 * 495 * cell * 264**2, rel=0.02)
+    assert area(still, yellow) > 6 * 0.8 * cell * 232**2
+    assert "simplex.gif" in visible(chromium(alone, tmp_path / "profile", "--dump-dom"))
+
+
 def test_a_phone_needs_no_sideways_scrolling(digits: Callable, tmp_path: Path) -> None:
     """Were anything wider than the screen, the page would be laid out wider than 390 pixels."""
     page = write_report(digits("elr").write(tmp_path))

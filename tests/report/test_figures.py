@@ -89,9 +89,38 @@ def test_several_runs_give_a_row_of_the_elr_figure_each(digits, tmp_path) -> Non
         "ELR: clean labels",
         "ELR: wrong labels",
     ]
-    assert [name for name, _ in made.legend] == ["correct", "memorised", "otherwise"]
+    assert [name for name, _ in made.legend] == ["correct", "memorised", "other"]
     looks = [look for _, look in made.legend]
     assert len({look.colour for look in looks}) == len({look.dash for look in looks}) == 3
+
+
+def test_a_run_without_wrong_labels_has_no_row_in_the_elr_figure(digits, tmp_path) -> None:
+    clean = digits("ce")
+    clean.metrics[["wrong_correct", "wrong_memorised", "wrong_other"]] = np.nan
+    runs = [RunRecord.load(run.write(tmp_path / name)) for name, run in (("ce", clean), ("elr", digits("elr")))]
+    assert [p.title for p in charts.memorisation(runs, ["CE", "ELR"]).panels] == [
+        "ELR: clean labels",
+        "ELR: wrong labels",
+    ]
+    assert charts.memorisation(runs[:1], ["CE"]) is None
+
+
+def test_the_elr_figure_stands_alone_as_a_file(digits, tmp_path) -> None:
+    runs = [RunRecord.load(digits(name).write(tmp_path / name)) for name in ("ce", "elr")]
+    made = charts.memorisation(runs, ["<CE> & \x00", "ELR"])
+    file = figures.standalone([(panel.title, panel.svg) for panel in made.panels], made.legend)
+    root = ElementTree.fromstring(file)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert (root.get("width"), root.get("height")) == ("984", "724")
+    assert "var(" not in file
+    assert "currentColor" not in file
+    assert file.count(f"stroke: {figures.COLOURS['green']}") >= 4
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"<CE> & ?: clean labels", "ELR: wrong labels", "correct", "memorised", "other", "epoch"} <= set(texts)
+    ids = re.findall(r' id="([^"]+)"', file)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'xlink:href="#([^"]+)"', file)) <= set(ids)
+    assert ' href="' not in file
 
 
 def test_the_review_curve_counts_what_is_found(digits, tmp_path) -> None:

@@ -20,7 +20,38 @@ from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
-Scan = Callable[[Callable[[Batch], Tensor]], tuple[Tensor, Tensor]]
+
+
+class Scan(Protocol):
+    """A pass over the training samples, as `Method.after_epoch` is given it."""
+
+    def __call__(self, f: Callable[[Batch], Tensor], *, rows: int | None = None) -> tuple[Tensor, Tensor]:
+        """Run `f` over plain batches in evaluation mode and without gradient.
+
+        Args:
+            f: from a batch to `(B, ...)`.
+            rows: so many samples only, another random choice in each epoch; all of them if `None`.
+
+        Returns:
+            The ids `(n,)` and what `f` returned `(n, ...)`, of the samples of every rank.
+        """
+
+
+class Fit(Protocol):
+    """One training, as `Method.run` is given it: network, settings and folder are those of the run."""
+
+    def __call__(self, method: Method, data: Any, /, *, stage: str = "", **changes: Any) -> Any:
+        """Train `method` on `data`.
+
+        Args:
+            method: hyper-parameters; a copy is trained.
+            data: a `labelproof.data.dataset.Data`.
+            stage: name of a training before the last one; its checkpoints get a folder of that name.
+            changes: settings this training does differently, e.g. `early_stopping=True`.
+
+        Returns:
+            A `labelproof.engine.fitted.Fitted`.
+        """
 
 
 class Run(Protocol):
@@ -51,7 +82,8 @@ class Method(nn.Module):
         tasks: kinds of task it can learn.
         peers: number of networks trained side by side, each from its own initialisation.
         twins: whether each network has a moving-average twin.
-        views: random augmentations of each sample per batch.
+        views: kinds of augmentation, one per view of each sample: `"weak"` is that of the run's settings, `"strong"`
+            adds an automatic augmentation policy (images) or masking noise (rows).
         streams: feeds it needs; `"train"` always, others arrive in `batch.side`.
         partial_graph: whether some parameters get no gradient in some steps (data-parallel wrappers must know).
         forbids: layer kinds it cannot work with, e.g. `{"batchnorm"}`; refused before training with the remedy.
@@ -63,12 +95,24 @@ class Method(nn.Module):
     tasks: ClassVar[frozenset[str]] = frozenset({"classification"})
     peers: ClassVar[int] = 1
     twins: ClassVar[bool] = False
-    views: ClassVar[int] = 1
+    views: ClassVar[tuple[str, ...]] = ("weak",)
     streams: ClassVar[tuple[str, ...]] = ("train",)
     partial_graph: ClassVar[bool] = False
     forbids: ClassVar[frozenset[str]] = frozenset()
 
     task: Task
+
+    def run(self, fit: Fit, data: Any) -> Any:
+        """The whole procedure: one training, or several in sequence for the few methods that need them.
+
+        Args:
+            fit: trains once.
+            data: the training data.
+
+        Returns:
+            What the last call of `fit` returned.
+        """
+        return fit(self, data)
 
     def setup(self, task: Task, num_samples: int, network: nn.Module) -> None:
         """Allocate per-sample state and auxiliary networks, once the data and the network are known.
@@ -92,8 +136,7 @@ class Method(nn.Module):
 
         Args:
             nets: the networks.
-            scan: `scan(f)` runs `f` over plain batches of all training samples, in evaluation mode and without
-                gradient, and returns the ids `(n,)` and what `f` returned `(n, ...)`, of the samples of every rank.
+            scan: `scan(f)` runs `f` over plain batches of all training samples, see `Scan`.
             now: the clock at the end of the epoch.
         """
 

@@ -58,3 +58,65 @@ class Nets(nn.Module):
 
 def _tensors(net: nn.Module) -> list[Tensor]:
     return [*net.parameters(), *net.buffers()]
+
+
+class Snapshot(nn.Module):
+    """A copy of a network as it was at some time, a part of every checkpoint; always in evaluation mode.
+
+    Args:
+        network: its shapes and first values.
+
+    >>> net = nn.Linear(2, 1)
+    >>> kept = Snapshot(net)
+    >>> _ = nn.init.zeros_(net.weight)
+    >>> kept.restore(net); bool(net.weight.any())
+    True
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.net = deepcopy(network).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Snapshot:
+        """It stays in evaluation mode."""
+        return self
+
+    @torch.no_grad()
+    def take(self, network: nn.Module) -> None:
+        """Remember the network as it is now."""
+        torch._foreach_copy_(_tensors(self.net), _tensors(network))
+
+    @torch.no_grad()
+    def restore(self, network: nn.Module) -> None:
+        """Put the network back to what was remembered."""
+        torch._foreach_copy_(_tensors(network), _tensors(self.net))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out
+
+
+def features(network: nn.Module, x: Tensor) -> Tensor:
+    """What the last layer sees, `(B, F)`: `network.features(x)` if it is a method, else the last `Linear`'s input.
+
+    Raises:
+        ValueError: the network has neither.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> features(net, torch.ones(5, 4)).shape
+    torch.Size([5, 3])
+    """
+    own = getattr(network, "features", None)
+    if callable(own) and not isinstance(own, nn.Module):  # a submodule of that name is the convolutions' alone
+        out: Tensor = own(x)
+        return out.flatten(1)
+    linear = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(network).__name__} has no features(x) method and no Linear layer: add features(x)")
+    seen: list[Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        network(x)
+    finally:
+        hook.remove()
+    return seen[-1].flatten(1)

@@ -2,6 +2,8 @@
 
 `constant` · `cosine` (to 0 at the end) · `multistep:40,80:0.01` (times 0.01 after epochs 40 and 80) ·
 `restarts:10` (cosine warm restarts every 10 epochs) · any of them after `warmup:5+` (linear over 5 epochs).
+
+`cosine:0.01` and `restarts:10:0.05` end at that share of the learning rate instead of at 0: (1 − f) cosine + f.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from labelproof.core.types import Clock
 
 Schedule = Callable[[Clock], float]
 
-_HELP = "'constant', 'cosine', 'multistep:40,80:0.01', 'restarts:10', each also after 'warmup:5+'"
+_HELP = (
+    "'constant', 'cosine', 'cosine:FLOOR', 'multistep:40,80:0.01', 'restarts:10', 'restarts:10:FLOOR' (FLOOR: share of "
+    "the learning rate to end at, in [0, 1)), each also after 'warmup:5+'"
+)
 
 
 def parse_schedule(text: str) -> Schedule:
@@ -29,6 +34,9 @@ def parse_schedule(text: str) -> Schedule:
     >>> f = parse_schedule("multistep:2,4:0.1")
     >>> [round(f(Clock(e, 6, 0, 10, torch.Generator())), 4) for e in range(6)]
     [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    >>> g = parse_schedule("restarts:2:0.1")
+    >>> [round(g(Clock(e, 6, 0, 10, torch.Generator())), 4) for e in range(4)]
+    [1.0, 0.55, 1.0, 0.55]
     """
     warmup, plus, body = text.partition("+") if text.startswith("warmup:") else ("", "", text)
     try:
@@ -50,13 +58,15 @@ def _parse_body(text: str) -> Schedule:
     name, _, rest = text.partition(":")
     if text == "constant":
         return lambda now: 1.0
-    if text == "cosine":
-        return lambda now: _cosine((now.epoch + now.step / now.steps_per_epoch) / now.epochs)
+    if name == "cosine":
+        floor = _floor(rest) if text != name else 0.0
+        return lambda now: _cosine((now.epoch + now.step / now.steps_per_epoch) / now.epochs, floor)
     if name == "restarts":
-        period = int(rest)
+        length, colon, end = rest.partition(":")
+        period, floor = int(length), _floor(end) if colon else 0.0
         if period < 1:
             raise ValueError
-        return lambda now: _cosine((now.epoch % period + now.step / now.steps_per_epoch) / period)
+        return lambda now: _cosine((now.epoch % period + now.step / now.steps_per_epoch) / period, floor)
     if name == "multistep":
         when, _, gamma = rest.partition(":")
         milestones, factor = [int(m) for m in when.split(",")], float(gamma or 0.1)
@@ -66,5 +76,13 @@ def _parse_body(text: str) -> Schedule:
     raise ValueError
 
 
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress))
+def _floor(text: str) -> float:
+    """The share of the learning rate to end at."""
+    floor = float(text)
+    if not 0 <= floor < 1:
+        raise ValueError
+    return floor
+
+
+def _cosine(progress: float, floor: float) -> float:
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

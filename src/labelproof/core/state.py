@@ -1,28 +1,39 @@
 """Per-sample state: one row per training sample, kept in every checkpoint and the same on every rank.
 
 `SampleTable` is memory that a method writes (ELR's targets); `SampleParameter` is learned by gradient (SOP's u and v).
-Both are addressed by the stable id of a sample, so shuffling, subsets and ranks cannot mix rows up.
+Both are addressed by the stable id of a sample, so shuffling, subsets and ranks cannot mix rows up. `Curve`, one number
+per epoch, is for methods that watch the run itself.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import Any, cast
 
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from labelproof.core.storage import TopK, lookup, make_store, usual_memory
+from labelproof.functional.device import host
 from labelproof.functional.ranks import gather_rows, world_size
 
 
-def _check_ids(num_samples: int, shape: tuple[int, ...]) -> None:
+def _check_sizes(num_samples: int, shape: tuple[int, ...]) -> None:
     if num_samples < 1 or any(s < 1 for s in shape):
         raise ValueError(f"num_samples={num_samples} and shape={shape} must be positive")
 
 
-def _out_of_range(n: int) -> IndexError:
-    return IndexError(
-        f"a sample id is not in [0, {n}): ids are rows of the whole training set, and num_samples is its size, "
-        "not that of a batch or a subset"
-    )
+def check_ids(index: Tensor, n: int) -> None:
+    """Refuse ids outside [0, n). On a GPU the check is the device's own: asking would mean waiting.
+
+    Raises:
+        IndexError: says what ids are.
+    """
+    if host(index) and len(index) and not 0 <= (ids := index.numpy()).min() <= ids.max() < n:
+        raise IndexError(
+            f"a sample id is not in [0, {n}): ids are rows of the whole training set, and num_samples is its size, "
+            "not that of a batch or a subset"
+        )
 
 
 class SampleTable(nn.Module):
@@ -31,10 +42,12 @@ class SampleTable(nn.Module):
     Args:
         num_samples: N, samples in the whole training set, not in a batch.
         shape: shape of one row.
-        dtype: storage type; arithmetic is done in fp32 whatever it is.
+        memory: how rows are kept, see `labelproof.core.storage`; arithmetic is done in fp32 whatever it is. `None` is
+            what `kept_as` says, and dense outside it: methods leave it to the run's settings.
 
     Raises:
-        ValueError: N or an entry of `shape` is not positive.
+        ValueError: N or an entry of `shape` is not positive, or `memory` is unknown.
+        MemoryError: there is no room for the table.
 
     >>> t = SampleTable(4, 2)
     >>> t.ema(torch.tensor([3]), torch.tensor([[1.0, 0.0]]), beta=0.7)
@@ -44,67 +57,84 @@ class SampleTable(nn.Module):
             [0.3000, 0.0000]])
     """
 
-    values: Tensor
-
-    def __init__(self, num_samples: int, *shape: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, num_samples: int, *shape: int, memory: str | None = None) -> None:
         super().__init__()
-        _check_ids(num_samples, shape)
-        self.register_buffer("values", torch.zeros(num_samples, *shape, dtype=dtype))
+        _check_sizes(num_samples, shape)
+        self.num_samples, self.shape = num_samples, shape
+        self.memory = usual_memory() if memory is None else memory
+        self.store = make_store(self.memory, num_samples, shape)
+
+    @property
+    def values(self) -> Tensor:
+        """`(N, *shape)`: the very storage, or of a top-k table a dense fp32 copy."""
+        return self.store.all() if isinstance(self.store, TopK) else self.store.values
+
+    def dense(self) -> Tensor:
+        """A copy of all rows on the host, `(N, *shape)` fp32."""
+        return self.store.all().to("cpu", torch.float32, copy=True)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the table."""
-        return self.values.numel() * self.values.element_size()
+        return self.store.nbytes
 
-    def rows(self, index: Tensor) -> Tensor:
-        """Rows of the given ids, `(B, *shape)` fp32.
+    def rows(self, index: Tensor, *, scale: float = 1.0) -> Tensor:
+        """Rows of the given ids, `(B, *shape)` fp32, times `scale`.
 
         Raises:
-            IndexError: an id is not in [0, N). (On a GPU the check is the device's own: asking would mean waiting.)
+            IndexError: an id is not in [0, N), see `check_ids`.
         """
-        try:
-            return self.values.index_select(0, index).float()
-        except IndexError as error:
-            raise _out_of_range(len(self.values)) from error
+        check_ids(index, self.num_samples)
+        return self.store.read(index, scale)
 
     @torch.no_grad()
-    def write(self, index: Tensor, new: Tensor) -> None:
-        """Store `new`, `(B, *shape)`, under the given ids. Rows of all ranks are gathered first.
+    def write(self, index: Tensor, new: Tensor, *, joint: bool = False, checked: bool = False) -> None:
+        """Store `new`, `(B, *shape)`, under the given ids.
 
         An id that occurs twice in the joint batch gets the row that stands first, on every device and every time.
 
+        Args:
+            index: `(B,)` ids.
+            new: `(B, *shape)`.
+            joint: whether every rank holds all of these rows already, as after a scan; else they are gathered first.
+            checked: whether `rows` has been asked for these ids in this step, and so has checked them.
+
         Raises:
             IndexError: an id is not in [0, N); nothing is written.
         """
-        self.rows(index)  # raises before anything is written
-        self._store(index, new)
+        if not joint:
+            index, new = gather_rows(index), gather_rows(new)
+        if not checked:
+            check_ids(index, self.num_samples)
+        self.store.write(index, new)
 
     @torch.no_grad()
-    def ema(self, index: Tensor, new: Tensor, beta: float) -> Tensor:
+    def ema(self, index: Tensor, new: Tensor, beta: float | Tensor, *, joint: bool = False) -> Tensor:
         r"""$t_i \leftarrow \beta t_i + (1-\beta)\,\mathrm{new}_i$; returns the updated rows, `(B, *shape)` fp32.
+
+        Args:
+            index: `(B,)` ids.
+            new: `(B, *shape)`.
+            beta: in [0, 1]; a tensor may be a scalar or `(B, 1)`, one per row.
+            joint: as for `write`.
 
         Raises:
             IndexError: an id is not in [0, N); nothing is written.
         """
-        self._store(index, beta * self.rows(index) + (1 - beta) * new.detach().float())
-        return self.rows(index)
-
-    def _store(self, index: Tensor, new: Tensor) -> None:
-        index, new = gather_rows(index), gather_rows(new)
-        order = index.argsort(stable=True)
-        first = order[torch.searchsorted(index[order], index)]
-        self.values.index_copy_(0, index, new[first].to(self.values.dtype))
+        self.write(index, beta * self.rows(index) + (1 - beta) * new.detach().float(), joint=joint)
+        return self.store.read(index)
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.values.shape)}, {self.values.dtype}, {self.nbytes / 1e6:.1f} MB"
+        return f"{(self.num_samples, *self.shape)}, {self.memory}, {self.nbytes / 1e6:.1f} MB"
 
 
 class SampleParameter(nn.Module):
     """`(num_samples, size)` of learned rows with sparse gradients: a step costs B rows, never N.
 
     Always fp32: values that start near 1e-8, as SOP's do, are 0 in fp16 and could never move. Give it a plain
-    `torch.optim.SGD` of its own in `Method.optimizers`. Data-parallel wrappers must not average it densely: the
-    engine excludes it from them and calls `sync_grad` instead.
+    `torch.optim.SGD` of its own in `Method.optimizers`. With several ranks the backward pass gathers the rows of all
+    of them, so that each takes the step of the joint batch: data-parallel wrappers must leave it alone, as the engine
+    sees to.
 
     Args:
         num_samples: N, samples in the whole training set.
@@ -119,8 +149,13 @@ class SampleParameter(nn.Module):
 
     def __init__(self, num_samples: int, size: int = 1, *, std: float = 1e-8) -> None:
         super().__init__()
-        _check_ids(num_samples, (size,))
+        _check_sizes(num_samples, (size,))
         self.weight = nn.Parameter(std * torch.randn(num_samples, size))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows."""
+        return self.weight.numel() * self.weight.element_size()
 
     def rows(self, index: Tensor) -> Tensor:
         """Rows of the given ids, `(B, size)` fp32, with gradient.
@@ -128,17 +163,51 @@ class SampleParameter(nn.Module):
         Raises:
             IndexError: an id is not in [0, N).
         """
-        try:
-            return F.embedding(index, self.weight, sparse=True)
-        except IndexError as error:
-            raise _out_of_range(len(self.weight)) from error
+        check_ids(index, len(self.weight))
+        return cast(Tensor, _Rows.apply(self.weight, index))  # type: ignore[no-untyped-call]
 
-    @torch.no_grad()
-    def sync_grad(self) -> None:
-        """Replace the gradient by its average over ranks (a step of each rank touches other rows)."""
-        if world_size() == 1 or self.weight.grad is None:
-            return
-        grad = self.weight.grad
-        self.weight.grad = torch.sparse_coo_tensor(
-            gather_rows(grad._indices()[0]).unsqueeze(0), gather_rows(grad._values()) / world_size(), grad.shape
-        )
+
+class _Rows(torch.autograd.Function):
+    """Rows of a table, with the sparse gradient of the joint batch."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, weight: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = weight.shape  # type: ignore[attr-defined]
+        return lookup(weight.detach(), index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        if world_size() > 1:
+            index, grad = gather_rows(index), gather_rows(grad) / world_size()
+        return torch.sparse_coo_tensor(index[None], grad, ctx.size, check_invariants=False), None
+
+
+class Curve(nn.Module):
+    """One number per epoch, kept in checkpoints whatever its length.
+
+    >>> c = Curve()
+    >>> c.append(torch.tensor(0.5)); c.append(torch.tensor(0.75)); c.values
+    tensor([0.5000, 0.7500])
+    """
+
+    values: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.empty(0))
+
+    def append(self, value: Tensor) -> None:
+        """Add the present epoch's number, a scalar."""
+        self.values = torch.cat([self.values, value.detach().float().reshape(1).to(self.values.device)])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.values = self.values.new_empty(state_dict[f"{prefix}values"].shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def per_sample_bytes(module: nn.Module) -> int:
+    """Bytes of all per-sample state inside a module."""
+    return sum(m.nbytes for m in module.modules() if isinstance(m, SampleTable | SampleParameter))

@@ -7,7 +7,7 @@ the epoch, another handful each time; with one process every sample is visited i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,8 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from labelproof.core.types import Batch
 from labelproof.data.dataset import MapStyle
 from labelproof.data.seeds import generator, seeded
+from labelproof.data.strong import Strong
 from labelproof.data.transforms import Standardise, crop_flip
 from labelproof.functional.ranks import rank, world_size
+
+#: Kinds of view: as the run's `augment` has it, and with a policy or masking noise on top.
+VIEWS = ("weak", "strong")
 
 
 class Feed(Protocol):
@@ -31,8 +35,8 @@ class Feed(Protocol):
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """This rank's part of the shuffled, augmented batches of an epoch, from batch `start` on."""
 
-    def ordered(self, batch_size: int) -> Iterator[Batch]:
-        """This rank's part of all samples, in order, not augmented, for evaluation."""
+    def ordered(self, batch_size: int, rows: NDArray[np.int64] | None = None) -> Iterator[Batch]:
+        """This rank's part of all samples (or of the given rows), in order, not augmented, for evaluation."""
 
 
 def batch_bounds(n: int, batch_size: int, world: int = 1) -> list[tuple[int, int]]:
@@ -71,10 +75,14 @@ class _Base:
         device: torch.device,
         batch_size: int,
         seed: int,
-        views: int = 1,
+        views: Sequence[str] = ("weak",),
         augment: str = "none",
+        span: tuple[float, float] = (0.0, 255.0),
     ) -> None:
+        if isinstance(views, str) or not set(views) <= set(VIEWS):
+            raise ValueError(f"views={views!r} must be a tuple of names out of {', '.join(VIEWS)}")
         self.rows, self.device, self.seed, self.views, self.augment = rows, device, seed, views, augment
+        self.strong = Strong(standardise, seed=seed, span=span)
         self.bounds = batch_bounds(len(rows), batch_size, world_size())
         self.steps = len(self.bounds)
         self.standardise = standardise
@@ -90,24 +98,25 @@ class _Base:
         size = [(hi - lo) // world for lo, hi in self.bounds]
         return [slice(lo + r * s, lo + (r + 1) * s) for (lo, _), s in zip(self.bounds, size, strict=True)][start:]
 
-    def _mine(self, batch_size: int) -> list[Tensor]:
-        rows = np.array_split(self.rows, world_size())[rank()]
+    def _mine(self, batch_size: int, rows: NDArray[np.int64] | None) -> list[Tensor]:
+        rows = np.array_split(self.rows if rows is None else rows, world_size())[rank()]
         return [torch.from_numpy(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)]
 
     def _batch(self, index: Tensor, raw: Tensor, epoch: int, step: int) -> Batch:
-        views = tuple(self._view(raw, epoch, step, v) for v in range(self.views))
+        views = tuple(self._view(raw, kind, (epoch, step, v)) for v, kind in enumerate(self.views))
         return Batch(index, views, self.target[index])
 
-    def _view(self, raw: Tensor, epoch: int, step: int, view: int) -> Tensor:
-        if self.augment == "none":
-            out: Tensor = self.standardise(raw)
-            return out
-        lo, hi = self.bounds[step]
-        part = slice(rank() * len(raw), (rank() + 1) * len(raw))
-        rng = generator(self.seed, "augment", epoch, step, view)
-        pad, flip = max(1, raw.shape[-1] // 8), self.augment == "crop-flip"
-        moved: Tensor = self.standardise(crop_flip(raw, rng, pad=pad, flip=flip, part=part, joint=hi - lo))
-        return moved
+    def _view(self, raw: Tensor, kind: str, at: tuple[int, int, int]) -> Tensor:
+        lo, hi = self.bounds[at[1]]
+        part, joint = slice(rank() * len(raw), (rank() + 1) * len(raw)), hi - lo
+        if self.augment != "none":
+            rng = generator(self.seed, "augment", *at)
+            pad, flip = max(1, raw.shape[-1] // 8), self.augment == "crop-flip"
+            raw = crop_flip(raw, rng, pad=pad, flip=flip, part=part, joint=joint)
+        if kind == "strong":
+            return self.strong(raw, at=at, part=part, joint=joint)
+        out: Tensor = self.standardise(raw)
+        return out
 
     def _plain(self, index: Tensor, raw: Tensor) -> Batch:
         return Batch(index, (self.standardise(raw),), self.target[index])
@@ -124,8 +133,13 @@ class DeviceFeed(_Base):
         device: where the data is kept.
         batch_size: samples per joint batch, over all ranks.
         seed: of shuffling and augmentation.
-        views: augmented versions per sample.
+        views: kinds of the augmented versions of each sample: `"weak"` is `augment` alone, `"strong"` adds what
+            `labelproof.data.strong` describes.
         augment: `"none"`, `"crop"` or `"crop-flip"`.
+        span: smallest and largest value of images, between which strong views stay.
+
+    Raises:
+        ValueError: a view of another kind is asked for.
     """
 
     def __init__(self, x: NDArray[Any], y: NDArray[Any], rows: NDArray[np.int64], **common: Any) -> None:
@@ -138,9 +152,9 @@ class DeviceFeed(_Base):
             index = order[part]
             yield self._batch(index, self.x[index], epoch, step)
 
-    def ordered(self, batch_size: int) -> Iterator[Batch]:
-        for rows in self._mine(batch_size):
-            index = rows.to(self.device)
+    def ordered(self, batch_size: int, rows: NDArray[np.int64] | None = None) -> Iterator[Batch]:
+        for part in self._mine(batch_size, rows):
+            index = part.to(self.device)
             yield self._plain(index, self.x[index])
 
 
@@ -181,8 +195,8 @@ class StreamFeed(_Base):
         for step, (index, raw) in enumerate(self._load(plan, epoch), start):
             yield self._batch(index, raw, epoch, step)
 
-    def ordered(self, batch_size: int) -> Iterator[Batch]:
-        for index, raw in self._load(self._mine(batch_size), -1):
+    def ordered(self, batch_size: int, rows: NDArray[np.int64] | None = None) -> Iterator[Batch]:
+        for index, raw in self._load(self._mine(batch_size, rows), -1):
             yield self._plain(index, raw)
 
 

@@ -48,6 +48,12 @@ def found(folder: Path) -> list[Path]:
     return [p for p in (folder / LAST, folder / BEFORE) if p.exists()]
 
 
+def begun(folder: Path) -> bool:
+    """Whether the folder, or that of an earlier stage inside it, holds a checkpoint."""
+    stages = [p for p in folder.glob("*") if p.is_dir() and not (p / "run.json").exists()]  # not another run
+    return any(found(p) for p in (folder, *stages))
+
+
 def load(folder: Path) -> dict[str, Any]:
     """The last checkpoint that can be read: the one before it, with a warning, if the last is damaged.
 

@@ -7,11 +7,14 @@ numbers are read once per epoch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from labelproof.core.state import SampleTable
 from labelproof.core.task import Task
+from labelproof.engine.paths import Paths
 from labelproof.functional.ranks import gather_rows, rank, sum_over_ranks
 
 
@@ -21,58 +24,64 @@ class Evidence(nn.Module):
     Args:
         task: what is learned.
         given: `(N,)` or `(N, D)` the given labels, as the feeds carry them.
+        memory: form of the table of mean predictions, see `labelproof.core.storage`.
 
     After training: `prob()` is each sample's mean prediction over its visits. Wrong labels are learned late, so the
     average over epochs ranks them far better than the last epoch, when they may all be memorised.
     """
 
-    sums: Tensor
+    counts: Tensor
     given: Tensor
 
-    def __init__(self, task: Task, given: Tensor) -> None:
+    def __init__(self, task: Task, given: Tensor, memory: str = "dense") -> None:
         super().__init__()
         self.task = task
         self.register_buffer("given", given, persistent=False)
-        # columns: O predictions, visits, agreement, trust, visits with trust; one table, so one write per step
-        self.register_buffer("sums", torch.zeros(len(given), task.num_outputs + 4))
+        self.register_buffer("counts", torch.zeros(len(given), 4))  # visits, agreement, trust, visits with trust
+        shares = task.kind == "classification" or not memory.startswith("topk")  # targets are no shares of a whole
+        self.mean = SampleTable(len(given), task.num_outputs, memory=memory if shares else "dense")
 
-    def record(self, index: Tensor, prob: Tensor, trust: Tensor | None = None) -> None:
-        """Add one visit of each sample of this rank's part of a batch; arguments as for `record_joint`."""
-        trust = None if trust is None else gather_rows(_per_sample(trust))
-        self.record_joint(gather_rows(index), gather_rows(prob), trust)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the record."""
+        return self.mean.nbytes + self.counts.numel() * self.counts.element_size()
 
     @torch.no_grad()
-    def record_joint(self, index: Tensor, prob: Tensor, trust: Tensor | None = None) -> None:
-        """Add one visit of each sample of a batch that every rank holds in full.
+    def record(self, index: Tensor, prob: Tensor, trust: Tensor | None = None, *, joint: bool = False) -> None:
+        """Add one visit of each sample of a batch.
 
         Args:
             index: `(B,)` ids.
             prob: `(B, O)` predictions.
-            trust: `(B,)` from the method, averaged over peers.
+            trust: `(B,)` or `(peers, B)` from the method.
+            joint: whether every rank holds the whole batch already; else it is this rank's part of it.
         """
+        visits, before = self.counts[index, :1], self.mean.rows(index)
+        self.mean.write(index, before + (prob.float() - before) / (visits + 1), joint=joint)
         agree = self.task.score(prob, self.given[index])
         one = torch.ones_like(agree)
-        seen = (trust.float(), one) if trust is not None else (torch.zeros_like(one), torch.zeros_like(one))
-        self.sums.index_add_(0, index, torch.cat([prob, torch.stack([one, agree, *seen], dim=1)], dim=1))
+        seen = (_per_sample(trust).float(), one) if trust is not None else (torch.zeros_like(one),) * 2
+        new = torch.stack([one, agree, *seen], dim=1)
+        if not joint:
+            index, new = gather_rows(index), gather_rows(new)
+        self.counts.index_add_(0, index, new)
 
     @property
     def visits(self) -> Tensor:
         """`(N,)` how often each sample was seen."""
-        return self.sums[:, -4]
+        return self.counts[:, 0]
 
     def prob(self) -> Tensor:
-        """`(N, O)` mean prediction of each sample; NaN for a sample that was never visited."""
-        return self.sums[:, :-4] / self.visits[:, None]
+        """`(N, O)` mean prediction of each sample, on the host; NaN for a sample that was never visited."""
+        return self.mean.dense().masked_fill_(self.visits[:, None].cpu() == 0, torch.nan)
 
     def columns(self) -> dict[str, Tensor]:
         """Evidence columns of the list of wrong labels, each `(N,)`."""
         columns = {}
-        if self.task.kind == "classification":
-            columns["agreement"] = (
-                self.sums[:, -3] / self.visits
-            )  # share of visits at which it was predicted as labelled
-        if bool((self.sums[:, -1] > 0).any()):
-            columns["trust"] = self.sums[:, -2] / self.sums[:, -1]  # NaN for held-out samples
+        if self.task.kind == "classification":  # share of visits at which it was predicted as labelled
+            columns["agreement"] = self.counts[:, 1] / self.visits
+        if bool((self.counts[:, 3] > 0).any()):
+            columns["trust"] = self.counts[:, 2] / self.counts[:, 3]  # NaN for held-out samples
         return columns
 
 
@@ -91,6 +100,7 @@ class Tally:
     def __init__(self, task: Task, truth: Tensor | None) -> None:
         self.task, self.truth = task, truth
         self.sums: dict[tuple[str, ...], Tensor] = {}  # figures that arrive together are added up as one vector
+        self.paths = Paths(truth, task.num_outputs) if truth is not None and task.kind == "classification" else None
 
     def _add(self, names: tuple[str, ...], values: Tensor) -> None:
         precise = values if values.device.type == "mps" else values.double()  # Apple's GPUs have no fp64
@@ -119,6 +129,8 @@ class Tally:
                 "wrong_correct": ~clean & correct,
                 "wrong_memorised": ~clean & (predicted == given),
             }
+            if self.paths is not None:
+                self.paths.add(prob, truth, given)
             if trust is not None:
                 t = _per_sample(trust).float()
                 counts |= {"trusted": t, "trusted_clean": t * clean}
@@ -132,6 +144,8 @@ class Tally:
         for name, value in zip(names, sum_over_ranks(stacked).tolist(), strict=True):
             s[name] = s.get(name, 0.0) + value
         self.sums = {}
+        if self.paths is not None:
+            self.paths.end_epoch()
         row = {"loss": s["loss"] / s["steps"]}
         row |= {k.removeprefix("log_"): v / s[f"count_{k[4:]}"] for k, v in s.items() if k.startswith("log_")}
         if "seen" in s:
@@ -149,11 +163,14 @@ class Tally:
             row["label_recall"] = s["trusted_clean"] / s["clean"]
         return row
 
-    def state_dict(self) -> dict[tuple[str, ...], Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """The counts of all ranks so far (a checkpoint may fall inside an epoch). A collective call."""
-        return {names: sum_over_ranks(values) for names, values in self.sums.items()}
+        sums = {names: sum_over_ranks(values) for names, values in self.sums.items()}
+        return {"sums": sums, "paths": None if self.paths is None else self.paths.state_dict()}
 
-    def load_state_dict(self, state: Mapping[tuple[str, ...], Tensor], device: torch.device) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Restore `state_dict`: on the first rank, to which the others add."""
-        state = state if rank() == 0 else {}
-        self.sums = {names: values.to(device) for names, values in state.items()}
+        sums = state["sums"] if rank() == 0 else {}
+        self.sums = {names: values.to(device) for names, values in sums.items()}
+        if self.paths is not None:
+            self.paths.load_state_dict(state["paths"])

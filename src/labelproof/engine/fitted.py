@@ -36,6 +36,7 @@ class Fitted:
         history: one dict per epoch.
         best_epoch: epoch (from 1) of the best noisy validation score; 0 without validation.
         evidence: the per-sample record.
+        paths: per epoch the counts of `labelproof.engine.paths.Paths`; empty where no truth is known.
         shape: of one input.
         top: the largest value of the training images, where they were an array.
     """
@@ -52,6 +53,7 @@ class Fitted:
     history: list[dict[str, Any]]
     best_epoch: int
     evidence: Evidence
+    paths: list[Tensor]
     shape: tuple[int, ...]
     top: float | None
 
@@ -113,9 +115,13 @@ class Fitted:
         return out
 
     def suspicion(self) -> NDArray[np.float32] | None:
-        """`(N,)` the method's own ranking, if it has one; higher = more likely mislabelled."""
+        """`(N,)` the method's own ranking, if any: higher = more likely mislabelled, NaN for held-out samples."""
         own = self.method.suspicion()
-        return None if own is None else own.float().cpu().numpy()
+        if own is None:
+            return None
+        out: NDArray[np.float32] = own.float().cpu().numpy().copy()
+        out[self.held] = np.nan  # no part of the method's record
+        return out
 
     def columns(self) -> dict[str, NDArray[np.float32]]:
         """Evidence columns for the list of wrong labels."""

@@ -23,7 +23,7 @@ from labelproof.data.transforms import Standardise, TargetScale
 from labelproof.engine.settings import Settings
 from labelproof.functional.ranks import world_size
 
-_SAMPLED = 2048  # items of a streamed data set from which mean and standard deviation are taken
+_SAMPLED = 2048  # items of a streamed data set from which mean, standard deviation and range are taken
 
 
 @dataclass
@@ -98,14 +98,15 @@ def prepare(
     _check(data, test, rows, settings)
     if settings.early_stopping and len(held) == 0:
         raise ValueError(f"early_stopping=True, but {len(data)} samples are too few to hold any out: leave it off")
-    standardise = _fit_standardise(data, rows, settings.seed).to(device)
+    known, which = (data.x, rows) if isinstance(data.x, np.ndarray) else (_sample(data, rows, settings.seed), None)
+    standardise = Standardise.fit(known, which).to(device)
     scale = None if data.classes is not None else TargetScale.fit(data.y[rows])
 
     def codes(of: Data) -> Tensor:
         y = torch.from_numpy(of.y)
         return y if scale is None else scale(y)
 
-    def feed(of: Data, part: NDArray[np.int64], seed: int, views: int = 1) -> Feed:
+    def feed(of: Data, part: NDArray[np.int64], seed: int, views: tuple[str, ...] = ("weak",)) -> Feed:
         colour = input_shape(of)[:-2] == (3,)
         common: dict[str, Any] = {
             "standardise": standardise,
@@ -115,6 +116,8 @@ def prepare(
             "views": views,
             "augment": settings.augment if settings.augment != "auto" else ("crop-flip" if colour else "none"),
         }
+        if "strong" in views:
+            common["span"] = float(known.min()), float(known.max())
         if isinstance(of.x, np.ndarray) and of.x.nbytes <= settings.resident_bytes:
             return DeviceFeed(of.x, codes(of).numpy(), part, **common)
         return StreamFeed(cast(Any, of.x), codes(of).numpy(), part, workers=settings.workers, **common)
@@ -149,11 +152,10 @@ def digest(data: Data) -> str:
     return h.hexdigest()
 
 
-def _fit_standardise(data: Data, rows: NDArray[np.int64], seed: int) -> Standardise:
-    if isinstance(data.x, np.ndarray):
-        return Standardise.fit(data.x, rows)
+def _sample(data: Data, rows: NDArray[np.int64], seed: int) -> Tensor:
+    """Some inputs of a streamed data set, spread over the training rows, to take statistics from."""
     some = rows[np.linspace(0, len(rows) - 1, min(_SAMPLED, len(rows))).astype(int)]
-    return Standardise.fit(torch.stack([load_item(data.x, int(i), seed) for i in some]))
+    return torch.stack([load_item(data.x, int(i), seed) for i in some])
 
 
 def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Settings) -> None:

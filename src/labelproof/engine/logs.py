@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from labelproof.data.atomic import atomically
 
 #: What an epoch's line shows, in this order, where it is known.
@@ -70,12 +68,11 @@ class Progress:
         self.task = self.bar.add_task(title, total=epochs * steps, completed=done * steps, figures="")
         self.bar.start()
 
-    def note(self, **holders: nn.Module) -> None:
-        """Say how much memory the state per sample takes, where it is more than a little."""
-        sizes = {name: sum(b.numel() * b.element_size() for b in m.buffers()) / 1e6 for name, m in holders.items()}
-        if self.bar is not None and sum(sizes.values()) > 100:
-            parts = ", ".join(f"{name} {size:,.0f} MB" for name, size in sizes.items())
-            self.console.print(f"state per sample: {parts}", highlight=False)
+    def note(self, memory: str, **sizes: int) -> None:
+        """Say how many bytes the state per sample takes, before training."""
+        if self.bar is not None:
+            parts = ", ".join(f"{name} {_bytes(size)}" for name, size in sizes.items() if size)
+            self.console.print(f"state per sample ({memory}): {parts}", highlight=False)
 
     def step(self) -> None:
         """One step done."""
@@ -98,6 +95,14 @@ class Progress:
         """Leave the terminal as it was."""
         if self.bar is not None:
             self.bar.stop()
+
+
+def _bytes(size: int) -> str:
+    value, units = float(size), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    while value >= 1000 and unit != "GB":
+        value, unit = value / 1000, next(units)
+    return f"{value:.3g} {unit}"
 
 
 def tensorboard_writer(folder: Path) -> Any:

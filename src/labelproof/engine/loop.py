@@ -1,4 +1,4 @@
-"""`fit`: the training loop.
+"""`fit_once`: the training loop.
 
 Its scope is device, precision, accumulation, clipping, schedule, evaluation, early stopping, checkpoints and logs.
 Whatever else a method needs belongs to the method.
@@ -15,12 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelproof.core.method import Method
 from labelproof.core.nets import Nets
+from labelproof.core.state import per_sample_bytes
+from labelproof.core.storage import kept_as
 from labelproof.core.types import Batch
 from labelproof.data.dataset import Data
 from labelproof.data.feed import Feed, endless
@@ -40,7 +44,7 @@ from labelproof.engine.training import Training, scan
 Factory = Callable[[int], nn.Module]
 
 
-def fit(
+def fit_once(
     method: Method,
     factory: Factory,
     data: Data,
@@ -53,52 +57,36 @@ def fit(
     verbose: int = 0,
     tensorboard: bool = False,
     stamp: Mapping[str, Any] | None = None,
+    title: str = "",
 ) -> Fitted:
-    """Train `method` on `data`.
+    """Train `method` on `data`, once.
 
-    Args:
-        method: hyper-parameters; a copy is trained, this object stays as it is.
-        factory: makes the network of each peer, called under that peer's own seed.
-        data: training data; its labels may be wrong.
-        settings: how to train.
-        test: evaluated after each epoch and never used for a choice.
-        streams: data for the side streams a method asks for, by name.
-        folder: where checkpoints and `metrics.csv` go; nothing is written if `None`.
-        resume: go on from the last checkpoint in `folder`.
-        verbose: 0 is silent.
-        tensorboard: also write TensorBoard events to `folder`.
-        stamp: further settings (the network's name, say) that a resumed run must share.
-
-    Returns:
-        The trained networks with their record.
-
-    Raises:
-        ValueError: method, task, network and data do not fit together; the message says what to change.
-        FileNotFoundError: `resume` without a checkpoint.
-        OSError: a checkpoint cannot be written.
+    Arguments, result and errors are those of `labelproof.engine.stages.fit`; `title` is for the progress display.
     """
     if folder is None and (resume or tensorboard):
         raise ValueError("resume and tensorboard need a folder")
     fabric = launch(settings, method)
-    everything = {**settings.asdict(), "method": repr(method), **(stamp or {})}
+    everything = {**settings.asdict(), **(stamp or {})}
     if folder is not None:
         everything |= {"data": digest(data), "test": "" if test is None else digest(test)}
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # dropout and weight initialisation draw from torch's generators
         inputs = prepare(method, data, test, streams or {}, settings, fabric.device)
-        loop = _Loop(fabric, deepcopy(method), factory, inputs, settings)
+        loop = _Loop(fabric, deepcopy(method), factory, inputs, settings, folder)
         if resume and folder is not None:
             state = checkpoint.load(folder)
             checkpoint.check_same(state["stamp"], everything)
             loop.load_state_dict(state)
-        loop.run(folder, everything, verbose, tensorboard)
+        loop.run(folder, everything, verbose, tensorboard, title or type(method).__name__)
         return loop.result()
 
 
 class _Loop:
-    """The state of one call of `fit`; `state_dict` holds all of it."""
+    """The state of one call of `fit_once`; `state_dict` holds all of it."""
 
-    def __init__(self, fabric: Fabric, method: Method, factory: Factory, inputs: Inputs, settings: Settings) -> None:
+    def __init__(
+        self, fabric: Fabric, method: Method, factory: Factory, inputs: Inputs, settings: Settings, folder: Path | None
+    ) -> None:
         self.fabric, self.method, self.inputs, self.settings = fabric, method, inputs, settings
         data, task = inputs.data, inputs.task
         peers = []
@@ -106,10 +94,12 @@ class _Loop:
             torch.manual_seed(derive(settings.seed, "network", k))
             peers.append(factory(k))
         check_network(peers[0], method, input_shape(data), task.num_outputs)
-        method.setup(task, len(data), peers[0])
+        memory = settings.memory if settings.memory != "mmap" or folder is None else f"mmap:{folder}"
+        with kept_as(memory):
+            method.setup(task, len(data), peers[0])
         nets = Nets(peers, twins=method.twins)
         self.training = Training(fabric, method, nets, settings, inputs.train.steps)
-        self.evidence = Evidence(task, inputs.given).to(fabric.device)
+        self.evidence = Evidence(task, inputs.given, memory).to(fabric.device)
         self.tally = Tally(task, None if data.truth is None else torch.from_numpy(data.truth).to(fabric.device))
         self.stopping = EarlyStopping(settings.patience if settings.early_stopping else None)
         self.epoch = self.next_step = 0
@@ -118,7 +108,7 @@ class _Loop:
         self.elapsed = 0.0
         torch.manual_seed(derive(settings.seed, "train", fabric.global_rank))
 
-    def run(self, folder: Path | None, stamp: Mapping[str, Any], verbose: int, tensorboard: bool) -> None:
+    def run(self, folder: Path | None, stamp: Mapping[str, Any], verbose: int, tensorboard: bool, title: str) -> None:
         """Train to the end, with checkpoints and logs."""
         first, s = self.fabric.is_global_zero, self.settings
 
@@ -130,10 +120,10 @@ class _Loop:
                     write_metrics(folder / "metrics.csv", self.history)
                 self.fabric.barrier()
 
-        title, steps = type(self.method).__name__, self.inputs.train.steps
+        steps = self.inputs.train.steps
         bar = Progress(verbose if first else 0, title, s.epochs, steps, self.epoch)
         events = tensorboard_writer(folder) if tensorboard and folder and first else None
-        bar.note(method=self.method, evidence=self.evidence)
+        bar.note(s.memory, method=per_sample_bytes(self.method), record=self.evidence.nbytes)
         with closing(bar), closing(events) if events is not None else nullcontext():
             while not self.finished:
                 owed = False
@@ -183,7 +173,7 @@ class _Loop:
         self.method.after_epoch(self.training.nets, partial(self._scan, inputs.train), now)
         if not self.saw_plain:  # one evaluation pass stands in for the predictions training did not show
             index, prob = self._scan(inputs.train, self._predict)
-            self.evidence.record_joint(index, prob)
+            self.evidence.record(index, prob, joint=True)
             self.tally.predictions(index, prob, self.evidence.given[index])
         row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.training.lr, **self.tally.read()}
         if not math.isfinite(row["loss"]):
@@ -193,9 +183,11 @@ class _Loop:
             )
         if inputs.valid is not None:
             index, prob = self._scan(inputs.valid, self._predict)
-            self.evidence.record_joint(index, prob)
+            self.evidence.record(index, prob, joint=True)
             score = row[f"val_{inputs.metric}"] = inputs.score(inputs.data, index, prob)
-            self.stopping.watch(self.epoch + 1, score if inputs.metric == "accuracy" else -score, self.training.nets)
+            self.stopping.watch(
+                self.epoch + 1, score if inputs.metric == "accuracy" else -score, self.training.weights()
+            )
         if inputs.test is not None and inputs.test_data is not None:
             index, prob = self._scan(inputs.test, self._predict)
             row[f"test_{inputs.metric}"] = inputs.score(inputs.test_data, index, prob)
@@ -204,9 +196,14 @@ class _Loop:
         self.epoch, self.next_step = self.epoch + 1, 0
         return self.history[-1]
 
-    def _scan(self, feed: Feed, f: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
+    def _scan(self, feed: Feed, f: Callable[[Batch], Tensor], *, rows: int | None = None) -> tuple[Tensor, Tensor]:
+        some = None if rows is None else self._some(rows)
         with self.fabric.autocast():
-            return scan(self.training.nets, f, feed, min(1024, 4 * self.settings.batch_size))
+            return scan(self.training.nets, f, feed, min(1024, 4 * self.settings.batch_size), some)
+
+    def _some(self, rows: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng(derive(self.settings.seed, "scan", self.epoch))
+        return rng.permutation(self.inputs.rows)[:rows]
 
     def _predict(self, batch: Batch) -> Tensor:
         return self.method.predict(self.training.nets, batch.x)
@@ -231,7 +228,7 @@ class _Loop:
         """The run's end: under early stopping the best epoch's networks, else the last's."""
         inputs, nets = self.inputs, self.training.nets
         if self.stopping.weights:
-            nets.load_state_dict(self.stopping.weights)
+            self.training.module.load_state_dict(self.stopping.weights, strict=False)
         return Fitted(
             method=self.method,
             nets=nets.eval(),
@@ -245,6 +242,7 @@ class _Loop:
             history=self.history,
             best_epoch=self.stopping.epoch,
             evidence=self.evidence,
+            paths=self.tally.paths.epochs if self.tally.paths is not None else [],
             shape=input_shape(inputs.data),
             top=inputs.top,
         )

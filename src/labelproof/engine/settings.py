@@ -10,6 +10,7 @@ import numpy as np
 from labelproof.core.method import in_range
 from labelproof.core.registry import lookup
 from labelproof.core.schedule import parse_schedule
+from labelproof.core.storage import parse_memory
 
 #: Default learning rate and weight decay of each optimiser.
 OPTIMIZERS = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}
@@ -42,6 +43,8 @@ class Settings:
         patience: epochs to wait for an improvement.
         augment: auto (crop and flip for colour images, none otherwise), none, crop or crop-flip.
         workers: processes that load streamed data; 0 loads in the training process.
+        memory: how the rows of per-sample state (ELR's targets, the record of predictions) are kept: dense, fp16,
+            bf16, cpu, mmap (a file in the run's folder), mmap:DIR, or topk:50 (the 50 largest of many classes).
         resident_bytes: data up to this size is kept on the device, larger data is streamed.
         checkpoint_every: steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
 
@@ -67,6 +70,7 @@ class Settings:
     patience: int = 10
     augment: str = "auto"
     workers: int = 0
+    memory: str = "dense"
     resident_bytes: int = 2 * 1024**3
     checkpoint_every: int = 0
 
@@ -90,6 +94,7 @@ class Settings:
         for name, table in (("precision", PRECISIONS), ("augment", AUGMENTATIONS), ("device", ("auto", "cpu", "cuda"))):
             lookup(name, getattr(self, name), dict.fromkeys(table))
         parse_schedule(self.schedule)
+        parse_memory(self.memory)
         if self.batch_size % self.devices:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of devices={self.devices}: each takes a part"

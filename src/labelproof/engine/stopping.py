@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class EarlyStopping:
@@ -21,13 +21,13 @@ class EarlyStopping:
         self.best: float | None = None
         self.weights: dict[str, Tensor] = {}
 
-    def watch(self, epoch: int, score: float, nets: nn.Module) -> None:
-        """Take in the score of an epoch (from 1); higher is better."""
+    def watch(self, epoch: int, score: float, weights: Mapping[str, Tensor]) -> None:
+        """Take in the score of an epoch (from 1); higher is better. `weights` are what predicted it."""
         self.waited += 1
         if self.best is None or score > self.best:
             self.epoch, self.best, self.waited = epoch, score, 0
             if self.patience is not None:
-                self.weights = {k: v.detach().clone() for k, v in nets.state_dict().items()}
+                self.weights = {k: v.detach().clone() for k, v in weights.items()}
 
     @property
     def stopped(self) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -14,7 +16,7 @@ from torch.optim import Optimizer
 from labelproof.core.method import Method
 from labelproof.core.nets import Nets
 from labelproof.core.schedule import parse_schedule
-from labelproof.core.state import SampleParameter
+from labelproof.core.state import SampleParameter, SampleTable
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.data.seeds import generator
 from labelproof.engine.guards import check_optimizers
@@ -58,7 +60,6 @@ class Training:
         check_optimizers(self.module, optimizers, settings.precision)
         self.step_module, *wrapped = fabric.setup(self.module, *optimizers.values())
         self.optimizers: dict[str, Any] = dict(zip(optimizers, wrapped, strict=True))
-        self.per_sample = [m for m in method.modules() if isinstance(m, SampleParameter)]
         self.due, self.group = True, 1
         self.now = self.clock(0, 0)
 
@@ -124,8 +125,6 @@ class Training:
     def step(self) -> None:
         if not self.due:
             return
-        for parameter in self.per_sample:
-            parameter.sync_grad()
         if self.settings.clip is not None:
             for optimizer in self.optimizers.values():
                 self.fabric.strategy.precision.unscale_gradients(optimizer.optimizer)
@@ -134,6 +133,12 @@ class Training:
         for optimizer in self.optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What predictions are made with: networks and whatever copies of them the method holds, no rows of samples."""
+        rows = (SampleTable, SampleParameter)
+        kept = tuple(f"method.{name}." for name, m in self.method.named_modules() if isinstance(m, rows))
+        return {name: value for name, value in self.module.state_dict().items() if not name.startswith(kept)}
 
     def share_buffers(self) -> None:
         """Average BatchNorm's running statistics over ranks, each of which has seen its part of the batches."""
@@ -168,20 +173,29 @@ class Training:
 
 
 @torch.no_grad()
-def scan(nets: Nets, f: Callable[[Batch], Tensor], feed: Any, batch_size: int) -> tuple[Tensor, Tensor]:
-    """`f` over all samples of a feed in evaluation mode, on every rank.
+def scan(
+    nets: Nets, f: Callable[[Batch], Tensor], feed: Any, batch_size: int, rows: NDArray[np.int64] | None = None
+) -> tuple[Tensor, Tensor]:
+    """`f` over samples of a feed in evaluation mode, on every rank.
+
+    Args:
+        nets: switched to evaluation mode meanwhile.
+        f: from a batch to `(B, ...)`.
+        feed: where the samples come from.
+        batch_size: samples per call of `f`.
+        rows: which samples; all if `None`.
 
     Returns:
         `(n,)` ids and `(n, ...)` outputs, in the order of the feed's rows.
     """
     was = nets.training
     nets.eval()
-    index, out = zip(*[(b.index, f(b)) for b in feed.ordered(batch_size)], strict=True)
+    index, out = zip(*[(b.index, f(b)) for b in feed.ordered(batch_size, rows)], strict=True)
     nets.train(was)
     ids, values = torch.cat(index), torch.cat(out)
     if world_size() == 1:
         return ids, values
-    n, world = len(feed.rows), world_size()
+    n, world = len(feed.rows if rows is None else rows), world_size()
     size = -(-n // world)  # ranks differ by at most one row: pad to the longest, gather, drop the padding
     pad = size - len(ids)
     ids, values = (gather_rows(torch.cat([t, t[-1:].expand(pad, *t.shape[1:])])) for t in (ids, values))

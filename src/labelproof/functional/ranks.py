@@ -38,3 +38,13 @@ def sum_over_ranks(value: Tensor) -> Tensor:
         value = value.clone()
         dist.all_reduce(value)
     return value
+
+
+def joint_mean(rows: Tensor) -> Tensor:
+    """Mean over the rows of the joint batch, `(B, ...)` to `(...)`, to be used inside a function that is not linear.
+
+    With gradient: averaged over ranks, as data-parallel wrappers do, gradients of any function of it are those of the
+    joint batch.
+    """
+    mine = rows.mean(0)
+    return mine + (sum_over_ranks(mine) / world_size() - mine).detach() if world_size() > 1 else mine

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from labelproof.functional.losses import cross_entropy
 
 EPS = 1e-4
 
@@ -26,3 +30,43 @@ def elr_term(p: Tensor, t: Tensor) -> Tensor:
     tensor([-0.6931])
     """
     return torch.log1p(-(p.float() * t.float()).sum(1).clamp(max=1 - EPS))
+
+
+class ELRTerms(NamedTuple):
+    """ELR's loss per sample, its parts, and the targets it was taken with.
+
+    Attributes:
+        loss: `(B,)` fp32, `ce + lam * reg`.
+        ce: `(B,)` fp32, cross-entropy.
+        reg: `(B,)` fp32, `elr_term`; negative, which makes the loss negative late in training, by design.
+        t: `(B, K)` fp32, the targets after this visit, without gradient: to be stored.
+    """
+
+    loss: Tensor
+    ce: Tensor
+    reg: Tensor
+    t: Tensor
+
+
+def elr_terms(logits: Tensor, target: Tensor, t: Tensor, *, lam: float, beta: float) -> ELRTerms:
+    r"""One visit of ELR to a batch, from the logits on (`fused.elr_terms` does the same, faster).
+
+    (1) $p = \mathrm{clamp}(\mathrm{softmax}(z), \epsilon, 1-\epsilon)$, $\epsilon$ = 1e-4;
+    (2) $t \leftarrow \beta t + (1-\beta)\,p / \sum_k p_k$, without gradient;
+    (3) cross-entropy + $\lambda$ `elr_term`.
+
+    Args:
+        logits: `(B, K)`.
+        target: `(B,)` int64 classes, or `(B, K)` float probabilities.
+        t: `(B, K)` the rows of the table before this visit.
+        lam: weight $\lambda$ of the regulariser.
+        beta: momentum $\beta$ of the targets, in [0, 1).
+
+    >>> terms = elr_terms(torch.zeros(1, 2), torch.tensor([0]), torch.zeros(1, 2), lam=2.0, beta=0.5)
+    >>> terms.loss, terms.ce, terms.reg, terms.t
+    (tensor([0.1178]), tensor([0.6931]), tensor([-0.2877]), tensor([[0.2500, 0.2500]]))
+    """
+    p = logits.float().softmax(1).clamp(EPS, 1 - EPS)
+    t = torch.lerp(p.detach() / p.detach().sum(1, keepdim=True), t.float(), beta)
+    ce, reg = cross_entropy(logits, target), elr_term(p, t)
+    return ELRTerms(ce + lam * reg, ce, reg, t)

@@ -33,7 +33,8 @@ def find_issues(
         classes: `(K,)` the class of each column. None: the columns of a DataFrame, else the sorted labels.
         ids: `(N,)` your names of the samples, each different. None: row numbers.
         suspicion: `(N,)` float, higher = more likely wrong, of any scale, from a training method. It replaces the
-            ranking; `p_wrong` is then the isotonic regression of the posterior on it.
+            ranking; `p_wrong` is then the isotonic regression of the posterior on it. Samples where it is NaN (those
+            held out from training) keep their posterior and are ranked by it.
         evidence: further columns of `(N,)` values by name, carried along as `evidence_<name>`.
 
     Returns:
@@ -69,8 +70,10 @@ def find_issues(
     if scores is None:
         order = np.lexsort((trusted, -p_wrong))
     else:
-        order = np.lexsort((trusted, -p_wrong, -scores))
-        p_wrong = isotonic(p_wrong, scores)
+        known = ~np.isnan(scores)
+        posterior, p_wrong = p_wrong, p_wrong.copy()
+        p_wrong[known] = isotonic(posterior[known], scores[known]) if known.any() else []
+        order = np.lexsort((trusted, -posterior, -np.where(known, scores, -np.inf), -p_wrong))
     suggested = np.where((p_wrong > 0.5) | (proba[rows, best_other] > trusted), best_other, checked.given)
     return build_table(order, names, checked.classes[checked.given], checked.classes[suggested], p_wrong, columns)
 

@@ -4,33 +4,53 @@ from __future__ import annotations
 
 from labelproof.core.method import Method
 from labelproof.core.registry import lookup
+from labelproof.methods.backward import Backward
+from labelproof.methods.bootstrap import Bootstrap
 from labelproof.methods.ce import CE
 from labelproof.methods.co_teaching import CoTeaching
+from labelproof.methods.d2l import D2L
 from labelproof.methods.elr import ELR
+from labelproof.methods.forward import Forward
 from labelproof.methods.gce import GCE
 from labelproof.methods.mae import MAE
 from labelproof.methods.mse import MSE
 from labelproof.methods.sce import SCE
+from labelproof.methods.self_paced import SelfPaced
+from labelproof.methods.sop import SOP, SOPPlus
 
 METHODS: dict[str, type[Method]] = {
+    "backward": Backward,
+    "bootstrap": Bootstrap,
     "ce": CE,
     "co-teaching": CoTeaching,
+    "d2l": D2L,
     "elr": ELR,
+    "forward": Forward,
     "gce": GCE,
     "mae": MAE,
     "mse": MSE,
     "sce": SCE,
+    "self-paced": SelfPaced,
+    "sop": SOP,
+    "sop+": SOPPlus,
 }
 
 __all__ = [
     "CE",
+    "D2L",
     "ELR",
     "GCE",
     "MAE",
     "METHODS",
     "MSE",
     "SCE",
+    "SOP",
+    "Backward",
+    "Bootstrap",
     "CoTeaching",
+    "Forward",
+    "SOPPlus",
+    "SelfPaced",
     "available_methods",
     "get_method",
     "method_name",
@@ -41,7 +61,8 @@ def available_methods() -> list[str]:
     """Names of all methods, each usable from the estimators and from the command line.
 
     >>> available_methods()
-    ['ce', 'co-teaching', 'elr', 'gce', 'mae', 'mse', 'sce']
+    ['backward', 'bootstrap', 'ce', 'co-teaching', 'd2l', 'elr', 'forward', 'gce', 'mae', 'mse', 'sce', 'self-paced',
+    'sop', 'sop+']
     """
     return sorted(METHODS)
 

@@ -28,7 +28,7 @@ from labelproof.functional.select import smallest, weighted_mean
 
 
 class CoTeaching(Method):
-    """Co-teaching.
+    """Two networks, each trained on the samples that have small loss in the other.
 
     Args:
         noise_rate: τ, share of each batch that is dropped in the end, in [0, 1): your estimate of the share of wrong

@@ -29,7 +29,7 @@ from labelproof.functional.losses import generalised_cross_entropy
 
 
 class GCE(Method):
-    """Generalised cross-entropy.
+    """A loss between cross-entropy and mean absolute error: hard samples weigh less.
 
     Args:
         q: between cross-entropy (towards 0) and mean absolute error (1), in (0, 1]. The paper uses 0.7.
@@ -68,4 +68,4 @@ class GCE(Method):
         since = now.epoch + 1 - self.prune_from
         if self.k and since >= 0 and since % self.prune_every == 0:
             index, p = scan(lambda b: torch.exp(-self.task.loss(nets[0](b.x), b.target)))
-            self.pruned.write(index, (p <= self.k).float()[:, None])
+            self.pruned.write(index, (p <= self.k).float()[:, None], joint=True)

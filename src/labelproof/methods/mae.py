@@ -19,7 +19,7 @@ from labelproof.functional.losses import mean_absolute_error
 
 
 class MAE(Method):
-    """Mean absolute error between probabilities and label."""
+    """Mean absolute error between probabilities and label: bounded, so that no wrong label can pull hard."""
 
     title = "Mean absolute error (MAE)"
     paper = "Ghosh et al., AAAI 2017"

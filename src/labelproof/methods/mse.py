@@ -13,7 +13,7 @@ from labelproof.core.types import Batch, Clock, Loss
 
 
 class MSE(Method):
-    """Mean squared error, the regression baseline."""
+    """Fits every target it is given: the baseline of regression."""
 
     title = "Mean squared error"
     paper = "baseline"

@@ -20,7 +20,7 @@ from labelproof.functional.losses import mean_absolute_error
 
 
 class SCE(Method):
-    """Symmetric cross-entropy.
+    """Cross-entropy, plus cross-entropy with prediction and label exchanged, which is bounded.
 
     Args:
         alpha: weight α of cross-entropy, at least 0. The paper uses 0.1 for CIFAR-10 and 6 for CIFAR-100.

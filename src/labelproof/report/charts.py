@@ -138,33 +138,36 @@ def _panel(title: str, series: Sequence[Series], legend: Sequence[tuple[str, Sty
 
 
 def memorisation(runs: Sequence[RunRecord], labels: Sequence[str]) -> Chart | None:
-    """The figure of the ELR paper (Liu et al. 2020): what becomes of samples with clean and with wrong labels."""
+    """The figure of the ELR paper (Liu et al. 2020): what becomes of samples with clean and with wrong labels.
+
+    One row for each run that has both, clean labels on the left.
+    """
     panels = []
     for run, label in zip(runs, labels, strict=True):
-        clean = [("correct", "clean_correct", CORRECT), ("otherwise", "clean_other", OTHERWISE)]
+        if not all(run.curve(column)[0].size for column in ("clean_correct", "wrong_correct")):
+            continue  # without wrong labels there is nothing to memorise, and a half row would upset the columns
+        clean = [("correct", "clean_correct", CORRECT), ("other", "clean_other", OTHERWISE)]
         wrong = [
             ("correct", "wrong_correct", CORRECT),
             ("memorised", "wrong_memorised", MEMORISED),
-            ("otherwise", "wrong_other", OTHERWISE),
+            ("other", "wrong_other", OTHERWISE),
         ]
         for group, curves in (("clean labels", clean), ("wrong labels", wrong)):
             series = [Series(name, *run.curve(column), look) for name, column, look in curves]
             series = [line for line in series if line.x.size]
-            if not series:
-                continue
             title = f"{label}: {group}"
             ends = listing([f"{percent(line.y[-1])} {line.name}" for line in series])
-            svg = line_chart(series, xlabel="epoch", ylabel="fraction of the group", unit_range=True)
+            svg = line_chart(series, xlabel="epoch", ylabel="fraction of these training samples", unit_range=True)
             panels.append(Panel(title, svg, f"{title}, by epoch. At the last epoch {ends}."))
     if not panels:
         return None
     caption = (
         "What the network predicts for training samples whose given label is right, and for those whose given label "
-        "is wrong. Correct: it predicts the true class. Memorised: it predicts the wrong given label. Otherwise: it "
+        "is wrong. Correct: it predicts the true class. Memorised: it predicts the wrong given label. Other: it "
         "predicts some other class. The fractions of a panel add up to one. Rising red means that wrong labels are "
         "being learnt by heart."
     )
-    return Chart(panels, caption, [("correct", CORRECT), ("memorised", MEMORISED), ("otherwise", OTHERWISE)])
+    return Chart(panels, caption, [("correct", CORRECT), ("memorised", MEMORISED), ("other", OTHERWISE)])
 
 
 def review_curve(runs: Sequence[RunRecord], labels: Sequence[str], main: int) -> Chart | None:

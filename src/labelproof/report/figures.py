@@ -6,6 +6,7 @@ No text of the user's enters an SVG, so a class called `$x^` or `<b>` cannot ups
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -218,6 +219,44 @@ def with_prefix(svg: str, prefix: str) -> str:
     return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
 
 
+def standalone(panels: Sequence[tuple[str, str]], legend: Sequence[tuple[str, Style]]) -> str:
+    """Panels in two columns under one legend, as an SVG file that needs no style sheet.
+
+    Args:
+        panels: title and SVG of each, row by row.
+        legend: name and style of each line.
+
+    >>> made = standalone([("<b>", '<svg viewBox="0 0 480 290"><path style="stroke: var(--green)"/></svg>')], [])
+    >>> "&lt;b&gt;" in made, 'stroke: #009e73' in made
+    (True, True)
+    """
+    head, gap, top = 26, 24, 44
+    parts = []
+    for i, (name, look) in enumerate(legend):
+        dashes = f' stroke-dasharray="{" ".join(map(str, look.dash))}"' if look.dash else ""
+        line = f'<path d="M0 -5H34" fill="none" stroke="{COLOURS[look.colour]}" stroke-width="2.6"{dashes}/>'
+        parts.append(f'<g transform="translate({66 + 170 * i} 24)">{line}<text x="42">{_escaped(name)}</text></g>')
+    for i, (title, svg) in enumerate(panels):
+        x, y = i % 2 * (WIDTH + gap), top + i // 2 * (HEIGHT + head + gap)
+        drawing = re.sub(r"^<svg[^>]*>|</svg>$", "", with_prefix(svg, f"p{i}-"))
+        heading = f'<text x="4" y="14" font-weight="bold">{_escaped(title)}</text>'
+        parts.append(f'<g transform="translate({x} {y})">{heading}<g transform="translate(0 {head})">{drawing}</g></g>')
+    body = re.sub(r"var\(--(\w+)\)", lambda found: COLOURS[found.group(1)], "\n".join(parts))
+    body = body.replace("currentColor", COLOURS["ink"]).replace(' href="', ' xlink:href="')
+    width, height = 2 * WIDTH + gap, top + -(-len(panels) // 2) * (HEIGHT + head + gap)
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="DejaVu Sans, sans-serif" '
+        f'font-size="14" fill="{COLOURS["ink"]}">\n<path d="M0 0H{width}V{height}H0Z" fill="#ffffff"/>\n'
+        f"{body}\n</svg>\n"
+    )
+
+
+def _escaped(text: str) -> str:
+    # XML has no way to write control characters.
+    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "?", text), quote=False)
+
+
 def picture(image: NDArray[np.uint8]) -> str:
     """A picture as a data URI: small ones lossless, large ones as a thumbnail.
 
@@ -233,12 +272,12 @@ def picture(image: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     if max(shown.size) <= _LOSSLESS:
         shown.save(buffer, "PNG", optimize=True)
-        return _uri("png", buffer)
+        return data_uri("png", buffer.getvalue())
     shown.thumbnail((_THUMBNAIL, _THUMBNAIL))
     if shown.mode == "RGBA":  # JPEG has no transparency
         shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
     shown.save(buffer, "JPEG", quality=85)
-    return _uri("jpeg", buffer)
+    return data_uri("jpeg", buffer.getvalue())
 
 
 def matrix_picture(matrix: NDArray[np.float64], *, limit: int = 250) -> tuple[str, int]:
@@ -266,7 +305,7 @@ def matrix_picture(matrix: NDArray[np.float64], *, limit: int = 250) -> tuple[st
     rgba[..., 3] = np.rint(255 * opacity(pooled))
     buffer = io.BytesIO()
     Image.fromarray(rgba).save(buffer, "PNG", optimize=True)
-    return _uri("png", buffer), block
+    return data_uri("png", buffer.getvalue()), block
 
 
 def opacity(fraction: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -274,5 +313,14 @@ def opacity(fraction: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sqrt(np.clip(fraction, 0.0, 1.0))
 
 
-def _uri(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def data_uri(kind: str, content: bytes) -> str:
+    """A picture file as an address that holds all of it.
+
+    Args:
+        kind: `"png"`, `"jpeg"` or `"gif"`.
+        content: the file.
+
+    >>> data_uri("gif", b"GIF89a")
+    'data:image/gif;base64,R0lGODlh'
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

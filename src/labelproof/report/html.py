@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from labelproof.report import charts, summary, tables, text
-from labelproof.report.figures import with_prefix
+from labelproof.report import charts, simplex, summary, tables, text
+from labelproof.report.figures import data_uri, standalone, with_prefix
 from labelproof.report.record import RunRecord
 
 _HERE = Path(__file__).parent
@@ -24,6 +25,9 @@ def write_report(run_dirs: Sequence[Path | str] | Path | str, out: Path | str | 
     script, and its content security policy forbids both. Everything that comes from data is escaped. The same run
     gives the same bytes.
 
+    Where the truth is known and some labels are wrong, pictures to paste are written too: `report-memorisation.svg`
+    (the name follows the page's) beside the page, `simplex.gif` and `simplex.png` in each run folder shown.
+
     Args:
         run_dirs: a run folder made by `labelproof train`, finished or not; or several.
         out: the file to write. Defaults to `report.html` in the run folder; for several runs, in the folder in
@@ -35,7 +39,8 @@ def write_report(run_dirs: Sequence[Path | str] | Path | str, out: Path | str | 
     Raises:
         FileNotFoundError: a folder is not a run folder.
         ValueError: `run_dirs` is empty or mixes tasks, a file of a run is damaged, or `out` cannot be a file.
-        OSError: `out` cannot be written; a report that was there before is left as it was.
+        OSError: a file cannot be written; what was there before is left as it was. A run folder that may not be
+            written to goes without the pictures.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -54,16 +59,37 @@ def write_report(run_dirs: Sequence[Path | str] | Path | str, out: Path | str | 
     if len({run.regression for run in runs}) > 1:
         kinds = ", ".join(f"{run.path} ({'regression' if run.regression else 'classification'})" for run in runs)
         raise ValueError(f"run_dirs mixes tasks, which share no score: {kinds}. Write one report for each task")
+    contents = _contents(runs)
     # A name that is not valid Unicode (a file name, say) must not cost the report.
-    page = _render(runs).encode("utf-8", errors="replace")
+    page = _render(contents).encode("utf-8", errors="replace")
     target.parent.mkdir(parents=True, exist_ok=True)
+    _write(target, page)
+    if figure := contents["memorisation"]:
+        sheet = standalone([(panel.title, panel.svg) for panel in figure.panels], figure.legend)
+        _write(target.with_name(f"{target.stem}-memorisation.svg"), sheet.encode("utf-8"))
+    for shown in contents["simplex"]:
+        _write_beside(shown.run, "simplex.gif", shown.gif)
+        _write_beside(shown.run, "simplex.png", shown.png)
+    return target
+
+
+def _write(target: Path, content: bytes) -> None:
+    """Whole or not at all: a reader, or a kill, never meets half of it."""
     draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
-        draft.write_bytes(page)
+        draft.write_bytes(content)
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
-    return target
+
+
+def _write_beside(run: RunRecord, name: str, content: bytes) -> None:
+    try:
+        _write(run.path / name, content)
+    except OSError as error:
+        # An archive, or another user's run, still gets its page: the picture is on it.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def _target(folders: Sequence[Path], out: Path | str | None) -> Path:
@@ -80,7 +106,7 @@ def _target(folders: Sequence[Path], out: Path | str | None) -> Path:
     return parents.pop() / "report.html"
 
 
-def _render(runs: Sequence[RunRecord]) -> str:
+def _render(contents: dict[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -93,9 +119,10 @@ def _render(runs: Sequence[RunRecord]) -> str:
         keep_trailing_newline=True,
     )
     numbers = count(1)
+    environment.filters["data_uri"] = lambda content, kind: data_uri(kind, content)
     environment.filters["figure"] = lambda svg: Markup(with_prefix(svg, f"f{next(numbers)}-"))
     style = (_HERE / "style.css").read_text(encoding="utf-8")
-    return environment.get_template("template.html").render(style=style, **_contents(runs))
+    return environment.get_template("template.html").render(style=style, **contents)
 
 
 def _contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -107,6 +134,7 @@ def _contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
     tiles = tables.tiles(shown)
     known = [tile.wrong for tile in tiles if tile.wrong is not None]
     several = len(runs) > 1
+    paths, with_simplex = simplex.pictures(runs, labels)
     return {
         "what": _title(runs, labels),
         "data_name": data_name,
@@ -118,6 +146,8 @@ def _contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "baseline": summary.BASELINES["mse" if shown.regression else "ce"],
         "curves": charts.learning_curves(runs, labels),
         "memorisation": charts.memorisation(runs, labels),
+        "simplex": paths,
+        "with_simplex": with_simplex,
         "several": several,
         "regression": shown.regression,
         "main": labels[main],

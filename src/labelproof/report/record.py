@@ -6,6 +6,7 @@ import json
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _TEXT = ("id", "given", "suggested", "truth")  # never parsed: a class may be called "007" or "NA"
 _MISSING = ["", "nan", "NaN", "None", "null"]
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)  # what np.load raises
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class RunRecord:
         issues: the list of wrong labels, worst first (`id`, `given`, `suggested` and `truth` as text, `p_wrong`
             float in [0, 1], `rank` int from 1, `flagged` bool, `evidence_*`); `None` if not written yet.
         gallery: the samples at the top of that list; `None` if there are none.
+        simplex: `(E, 2, R + 1, R + 1)` counts of training samples by epoch, group (0 = the given label is right,
+            1 = it is wrong), round(R · p_true) and round(R · p_second) of their softmax output. The second class is the
+            given one in group 1, and the one after the true one in group 0. `None` where the truth is not known.
     """
 
     path: Path
@@ -55,6 +60,7 @@ class RunRecord:
     metrics: pd.DataFrame
     issues: pd.DataFrame | None = None
     gallery: Gallery | None = None
+    simplex: NDArray[np.integer] | None = None
 
     @classmethod
     def load(cls, run_dir: Path | str) -> RunRecord:
@@ -88,7 +94,7 @@ class RunRecord:
             raise ValueError(f"{file} is not valid JSON ({error}): train again, or restore the file") from error
         if not isinstance(info, dict):
             raise ValueError(f"{file} must hold a JSON object, not a {type(info).__name__}: train again")
-        return cls(path, info, _read_metrics(path), _read_issues(path), _read_gallery(path))
+        return cls(path, info, _read_metrics(path), _read_issues(path), _read_gallery(path), _read_simplex(path))
 
     def section(self, name: str) -> Mapping[str, Any]:
         """A part of `run.json` (`"data"`, `"method"`, `"result"` ...), empty if it is not there."""
@@ -244,8 +250,31 @@ def _read_gallery(path: Path) -> Gallery | None:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         return _gallery(arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{file} is not a gallery ({error}): delete it, and the report does without") from error
+
+
+def _read_simplex(path: Path) -> NDArray[np.integer] | None:
+    file = path / "simplex.npz"
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            density: NDArray[np.integer] = archive["density"]
+        _check_density(density)
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{file} is not a record of training outputs ({error}): delete it, and the report does without"
+        ) from error
+    return density
+
+
+def _check_density(density: NDArray[Any]) -> None:
+    shape = density.shape
+    if density.dtype.kind not in "iu" or len(shape) != 4 or shape[1] != 2 or shape[2] != shape[3] or shape[2] < 2:
+        raise ValueError(f"`density` must be (E, 2, R + 1, R + 1) integers, not {shape} {density.dtype}")
+    if density.min(initial=0) < 0:
+        raise ValueError(f"`density` must count samples, and has {density.min()}")
 
 
 def _gallery(arrays: Mapping[str, NDArray[Any]]) -> Gallery | None:

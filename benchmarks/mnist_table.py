@@ -1,0 +1,379 @@
+"""The table of all single-network methods on 10,000 MNIST images with wrong labels, in docs/results.md.
+
+    python benchmarks/mnist_table.py --jobs 2                # run what is not finished, then rewrite the tables
+    python benchmarks/mnist_table.py --only 'elr*' --seeds 1 # some rows, the first seed
+    python benchmarks/mnist_table.py --tables                # only rewrite the tables from the result files
+
+Each finished run is one JSON file in benchmarks/results/mnist10k/. A file is reused if it was made with the settings,
+the method's hyper-parameters and the noise of today, else the run is made again. Processes share the work: each run is
+locked while it is made, and the system lets go of the lock of a process that dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+import labelproof
+from labelproof import runs
+from labelproof.core.method import Method
+from labelproof.data import catalog, noise
+from labelproof.data.atomic import atomically
+from labelproof.data.dataset import Data
+from labelproof.engine.settings import Settings
+from labelproof.methods import METHODS
+from labelproof.networks import build
+
+REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / "benchmarks" / "results" / "mnist10k"
+LOCKS = REPO / "runs" / "mnist10k-locks"
+PAGE = REPO / "docs" / "results.md"
+START, END = "<!-- mnist10k: made by benchmarks/mnist_table.py -->", "<!-- end mnist10k -->"
+SAMPLES, SEEDS = 10_000, 3
+
+#: One setting for every method: chosen so that plain cross-entropy memorises (see `under`), not for any method's sake.
+SETTINGS: dict[str, Any] = {
+    "epochs": 16,
+    "batch_size": 64,
+    "optimizer": "adam",
+    "lr": 0.003,
+    "schedule": "cosine",
+    "device": "cpu",
+}
+
+
+class Noise(NamedTuple):
+    """A kind of wrong labels, its rate, and the matrix it is drawn from."""
+
+    kind: str
+    rate: float
+    matrix: list[list[float]] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {100 * self.rate:.0f} %"
+
+
+NOISES = (Noise("symmetric", 0.2), Noise("symmetric", 0.5), Noise("symmetric", 0.8), Noise("pairflip", 0.45))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        method: registered name.
+        options: hyper-parameters, from the noise: only what the note says may depend on it.
+        settings: beside SETTINGS.
+        note: what is told about the row; hyper-parameters of the method's defaults are not repeated.
+    """
+
+    method: str
+    options: Callable[[Noise], dict[str, Any]] = lambda noise: {}
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    def make(self, noise: Noise) -> Method:
+        return METHODS[self.method](**self.options(noise))
+
+
+def _rate(noise: Noise) -> dict[str, Any]:
+    return {"noise_rate": noise.rate}
+
+
+def _matrix(noise: Noise) -> dict[str, Any]:
+    return {"transition": noise.matrix}
+
+
+ROWS: dict[str, Row] = {
+    "cross-entropy": Row("ce"),
+    "cross-entropy, label smoothing": Row("ce", lambda n: {"label_smoothing": 0.1}, note="0.1"),
+    "cross-entropy, mixup": Row("ce", lambda n: {"mixup": 1.0}, note="α = 1"),
+    "cross-entropy, early stopping": Row(
+        "ce",
+        settings={"early_stopping": True, "validation_fraction": 0.1},
+        note="weights of the best epoch on 1,000 held-out noisy labels; trained on the other 9,000",
+    ),
+    "cross-entropy, end of early learning": Row(
+        "ce", lambda n: {"early_learning": 0.9}, note="weights of the epoch where learning slowed down, r = 0.9 (ADELE)"
+    ),
+    "MAE": Row("mae"),
+    "GCE": Row("gce", note="q = 0.7"),
+    "GCE, truncated": Row(
+        "gce",
+        lambda n: {"k": 0.5, "prune_from": SETTINGS["epochs"] // 3, "prune_every": max(1, SETTINGS["epochs"] // 12)},
+        note="q = 0.7, k = 0.5; pruned from a third of the epochs on, every twelfth (the paper's 40 and 10 of 120)",
+    ),
+    "symmetric cross-entropy": Row("sce", note="α = 0.1, β = 1"),
+    "bootstrapping, hard": Row("bootstrap", lambda n: {"kind": "hard"}, note="β = 0.8"),
+    "bootstrapping, soft": Row("bootstrap", lambda n: {"kind": "soft"}, note="β = 0.95"),
+    "forward, true matrix": Row("forward", _matrix, note="**told the matrix the noise was drawn from**"),
+    "forward, estimated": Row("forward", note="matrix from anchor points of a first training with early stopping"),
+    "backward, true matrix": Row("backward", _matrix, note="**told the matrix the noise was drawn from**"),
+    "backward, estimated": Row("backward", note="matrix from anchor points of a first training with early stopping"),
+    "D2L": Row("d2l", note="initial phase and window of 5 epochs, as the paper for MNIST"),
+    "self-paced": Row("self-paced", _rate, note="**told the true noise rate**; T_k = 10 epochs"),
+    "ELR": Row(
+        "elr",
+        lambda n: {"lam": 3.0, "beta": 0.7} if n.kind == "symmetric" else {"lam": 1.0, "beta": 0.9},
+        note="the paper's values for CIFAR-10: λ = 3, β = 0.7; for pairflip those for asymmetric noise, λ = 1, β = 0.9",
+    ),
+    "SOP": Row(
+        "sop",
+        lambda n: {"lr_u": 10.0, "lr_v": 10.0 if n.kind == "symmetric" else 100.0},
+        note="the paper's values for CIFAR-10: α_u = 10, α_v = 10; for pairflip those for asymmetric noise, α_v = 100",
+    ),
+    "SOP+": Row(
+        "sop+",
+        lambda n: {"lr_u": 10.0, "lr_v": 10.0 if n.kind == "symmetric" else 100.0},
+        note="as SOP, λ_C = 0.9, λ_B = 0.1; the strong view is an automatic augmentation policy",
+    ),
+    "Co-teaching": Row(
+        "co-teaching", _rate, note="for reference, **two networks; told the true noise rate**; T_k = 10"
+    ),
+}
+
+
+class Job(NamedTuple):
+    """One run: a row under a noise and a seed."""
+
+    title: str
+    noise: Noise
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        name = re.sub(r"[^a-z0-9+]+", "-", f"{self.title}-{self.noise.kind}{self.noise.rate:g}".lower())
+        return RESULTS / f"{name}-seed{self.seed}.json"
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(**SETTINGS, **ROWS[self.title].settings, seed=self.seed)
+
+
+def jobs(only: str, seeds: int) -> list[Job]:
+    """All runs whose row matches, seed by seed: a table of the first seed is there early."""
+    titles = [t for t, row in ROWS.items() if fnmatch(t, only) or fnmatch(row.method, only)]
+    if not titles:
+        raise SystemExit(f"--only {only}: no row or method of that name; there are {', '.join(ROWS)}")
+    return [Job(t, n, s) for s in range(seeds) for n in NOISES for t in titles]
+
+
+def load() -> tuple[Data, Data]:
+    """The 10,000 training images of `--subset 10000`, and the clean test images."""
+    data = catalog.load("mnist")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(data))[:SAMPLES])
+    return data.take(chosen), catalog.load("mnist", split="test")
+
+
+def cnn(in_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    """The built-in small CNN, in the memory layout that is faster on a CPU."""
+    return build("cnn", in_shape, num_outputs).to(memory_format=torch.channels_last)
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """Everything that decides a run's outcome, but for the code; what a result must share to be reused."""
+    made = noise.inject(np.arange(10), job.noise.kind, job.noise.rate, num_classes=10)
+    method = ROWS[job.title].make(job.noise._replace(matrix=np.asarray(made.nominal).tolist()))
+    return {
+        "method": ROWS[job.title].method,
+        "params": method.get_params(),
+        "settings": job.settings.asdict(),
+        "noise": {"kind": job.noise.kind, "rate": job.noise.rate, "seed": job.seed},
+        "samples": SAMPLES,
+        "network": "cnn",
+        "labelproof": labelproof.__version__,
+    }
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The run's result, if there is one from today's settings."""
+    try:
+        found = json.loads(job.path.read_text())
+    except (OSError, ValueError):
+        return None
+    now = identity(job)
+    # options that came later have the value they have now: the result must differ in none that it knows
+    known = {k: {**now[k], **found[k]} if isinstance(now[k], dict) else found[k] for k in now if k in found}
+    return found if known == json.loads(json.dumps(now)) else None
+
+
+def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
+    """Train, and measure on the clean test images once, at the end."""
+    row, who = ROWS[job.title], identity(job)
+    made = noise.inject(clean.y, job.noise.kind, job.noise.rate, seed=job.seed, num_classes=clean.num_classes)
+    data, method = clean.relabelled(made.labels, **made.record()), METHODS[row.method](**who["params"])
+    wall, cpu = time.perf_counter(), time.process_time()
+    result: dict[str, Any] = {}
+    try:
+        done = runs.train(data, method, cnn, job.settings)
+    except ValueError as error:
+        if "diverged" not in str(error):
+            raise
+        result = {"diverged": str(error)}
+    else:
+        last = done.fitted.history[-1]
+        result = {
+            "test_accuracy": float((done.fitted.predict(test.x).argmax(1) == test.y).mean()),
+            "average_precision": done.result["average_precision"],
+            "noise_rate_estimate": done.result["noise_rate"],
+            "wrong_memorised": last.get("wrong_memorised"),
+        }
+    return {
+        **who,
+        "title": job.title,
+        "result": result,
+        "noise_realised": {"rate": made.rate, "hash": made.hash},
+        "seconds": round(time.perf_counter() - wall, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "peers": method.peers,
+        "views": len(method.views),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread per run",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """The present commit; with "+" where tracked files differ from it."""
+    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def collect(todo: list[Job]) -> list[str]:
+    """Make what is missing and nobody else is making; returns what failed."""
+    failed: list[str] = []
+    torch.set_num_threads(1)
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    clean = test = None
+    for job in todo:
+        try:
+            with FileLock(LOCKS / f"{job.path.stem}.lock").acquire(timeout=0):
+                if finished(job):
+                    continue
+                if clean is None or test is None:
+                    clean, test = load()
+                found = run(job, clean, test)
+                text = json.dumps(found, indent=1) + "\n"
+                atomically(job.path, lambda partial, text=text: partial.write_text(text))  # type: ignore[misc]
+                score = found["result"].get("test_accuracy", float("nan"))
+                print(f"{job.path.stem}: {score:.4f} in {found['seconds']:.0f} s", flush=True)
+        except Timeout:
+            continue  # another process is at it
+        except Exception:  # one broken method must not cost a night's work; nothing is written, so it is tried again
+            traceback.print_exc()
+            failed.append(job.path.stem)
+    return failed
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """Mean ± standard deviation."""
+    sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{sd}"
+
+
+def cell(found: list[dict[str, Any]], key: str) -> str:
+    """Per cent over seeds; fewer seeds than asked for, and runs that diverged, are said."""
+    values = [100 * r["result"][key] for r in found if key in r["result"]]
+    lost = len(found) - len(values)
+    notes = [f"{lost} diverged"] * bool(lost) + [f"{len(values)} of {SEEDS} seeds"] * (0 < len(found) < SEEDS)
+    return (spread(values) if values else "–") + (f" ({', '.join(notes)})" if notes else "")
+
+
+def lines(results: Mapping[Job, dict[str, Any]]) -> Iterator[str]:
+    """The two tables."""
+    heads = " | ".join(str(n) for n in NOISES)
+    titles = [t for t in ROWS if any(job.title == t for job in results)]
+
+    def of(title: str, *noises: Noise) -> list[dict[str, Any]]:
+        return [r for job, r in results.items() if job.title == title and job.noise in (noises or NOISES)]
+
+    yield f"| test accuracy, last epoch | {heads} | seconds per run (CPU) | networks | passes per step |"
+    yield "|---|" + "---:|" * (len(NOISES) + 3)
+    for title in titles:
+        found = of(title)
+        seconds = spread([r["seconds"] for r in found], 0), spread([r["cpu_seconds"] for r in found], 0)
+        peers, views = found[0]["peers"], found[0]["views"]
+        cells = [cell(of(title, n), "test_accuracy") for n in NOISES]
+        yield f"| {' | '.join([title, *cells, f'{seconds[0]} ({seconds[1]})', str(peers), str(peers * views)])} |"
+    yield ""
+    yield f"| list of wrong labels: average precision | {heads} |"
+    yield "|---|" + "---:|" * len(NOISES)
+    for title in titles:
+        yield f"| {' | '.join([title, *(cell(of(title, n), 'average_precision') for n in NOISES)])} |"
+    yield ""
+    for title in titles:
+        if ROWS[title].note:
+            yield f"- {title}: {ROWS[title].note}."
+
+
+def under(results: Mapping[Job, dict[str, Any]]) -> str:
+    """How the table was made."""
+    s = SETTINGS
+    commits = sorted({r["commit"] for r in results.values()})
+    machines = sorted({r["machine"] for r in results.values()})
+    return (
+        f"Per cent, mean ± standard deviation over {SEEDS} seeds (of noise, weights and order). Training: the "
+        f"{SAMPLES:,} images of `--subset {SAMPLES}`; test: 10,000 images with clean labels, looked at once, after the "
+        f"end. Small CNN (34,000 weights), {s['epochs']} epochs, batches of {s['batch_size']}, {s['optimizer']}, "
+        f"learning rate {s['lr']}, {s['schedule']} schedule, the same for all methods; hyper-parameters are those "
+        "of the papers, listed above or the defaults, none was tuned. Symmetric noise never draws the true class. "
+        "Seconds are wall time on a shared machine, in brackets CPU time, of all trainings of a run together.\n\n"
+        f"Made by `python benchmarks/mnist_table.py --jobs 2`; {'; '.join(machines)}; "
+        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
+    )
+
+
+def write_tables(page: Path) -> None:
+    """From the result files alone."""
+    results = {job: found for job in jobs("*", SEEDS) if (found := finished(job))}
+    if not results:
+        raise SystemExit(f"no results of these settings in {RESULTS}: run python {Path(__file__).name} first")
+    body = "\n".join([START, *lines(results), "", under(results), END])
+    text, marked = page.read_text(), re.compile(f"{START}.*?{END}", re.DOTALL)
+    if not marked.search(text):
+        text = f"{text.rstrip()}\n\n## All methods on MNIST\n\n{START}{END}\n"
+    new = marked.sub(lambda _: body, text)
+    atomically(page, lambda partial: partial.write_text(new))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="*", help="rows to run, by title or method; * and ? stand for anything")
+    parser.add_argument("--seeds", type=int, default=SEEDS, choices=range(1, SEEDS + 1), help="the first so many")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the work")
+    parser.add_argument("--tables", action="store_true", help="only rewrite the tables")
+    parser.add_argument("--no-tables", action="store_true", help="only run")
+    args = parser.parse_args(argv)
+    todo, failed = jobs(args.only, args.seeds), 0
+    if args.jobs > 1 and not args.tables:
+        words = [sys.executable, __file__, "--only", args.only, "--seeds", str(args.seeds), "--no-tables"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        failed = sum(p.wait() != 0 for p in [subprocess.Popen(words, env=env) for _ in range(args.jobs)])
+    elif not args.tables:
+        failed = len(collect(todo))
+    if not args.no_tables:
+        write_tables(PAGE)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

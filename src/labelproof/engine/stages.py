@@ -1,0 +1,80 @@
+"""`fit`: what a method does from beginning to end. For most that is one training; a few need several in sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from labelproof.core.method import Method
+from labelproof.data.dataset import Data
+from labelproof.engine import checkpoint
+from labelproof.engine.fitted import Fitted
+from labelproof.engine.loop import Factory, fit_once
+from labelproof.engine.settings import Settings
+
+
+def fit(
+    method: Method,
+    factory: Factory,
+    data: Data,
+    settings: Settings,
+    *,
+    test: Data | None = None,
+    streams: Mapping[str, Data] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    verbose: int = 0,
+    tensorboard: bool = False,
+    stamp: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Train `method` on `data`, in as many trainings as it takes (`Method.run`).
+
+    Each training before the last has its checkpoints in a folder of its own inside `folder`. A resumed run goes
+    through the same sequence: what is finished is read back, what was killed goes on.
+
+    Args:
+        method: hyper-parameters; a copy is trained, this object stays as it is.
+        factory: makes the network of each peer, called under that peer's own seed.
+        data: training data; its labels may be wrong.
+        settings: how to train.
+        test: evaluated after each epoch of the last training and never used for a choice.
+        streams: data for the side streams a method asks for, by name.
+        folder: where checkpoints and `metrics.csv` go; nothing is written if `None`.
+        resume: go on from the last checkpoint in `folder`.
+        verbose: 0 is silent.
+        tensorboard: also write TensorBoard events to `folder`.
+        stamp: further settings (the network's name, say) that a resumed run must share.
+
+    Returns:
+        The trained networks with their record.
+
+    Raises:
+        ValueError: method, task, network and data do not fit together; the message says what to change.
+        FileNotFoundError: `resume` without a checkpoint.
+        OSError: a checkpoint cannot be written.
+    """
+    if resume and folder is not None and not checkpoint.begun(folder):
+        checkpoint.load(folder)  # raises: there is nothing to resume
+
+    def once(m: Method, d: Any, /, *, stage: str = "", **changes: Any) -> Fitted:
+        inside = folder / stage if folder is not None and stage else folder
+        return fit_once(
+            m,
+            factory,
+            d,
+            replace(settings, **changes),
+            test=None if stage else test,
+            streams=streams,
+            folder=inside,
+            resume=resume and (inside is None or bool(checkpoint.found(inside))),
+            verbose=verbose,
+            tensorboard=tensorboard,
+            # of the method as it was asked for: what an earlier stage estimated may differ in the last digit elsewhere
+            stamp={"method": repr(method), "stage": stage, **(stamp or {})},
+            title=f"{type(m).__name__} {stage}".strip(),
+        )
+
+    fitted: Fitted = method.run(once, data)
+    return fitted

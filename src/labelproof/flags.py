@@ -1,0 +1,190 @@
+"""What the command line's parsers are made of: flags from signatures, flags from recipes, answers to typos."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import jsonargparse
+from docstring_parser import parse as parse_docstring
+from rich.console import Console
+from rich.markup import escape
+
+from labelproof.core.registry import did_you_mean
+from labelproof.engine.settings import Settings
+from labelproof.methods import METHODS, available_methods, get_method
+from labelproof.recipes import Recipe
+
+
+class Help(jsonargparse.DefaultHelpFormatter):
+    """Says the default where there is one, and leaves Python's types out."""
+
+    def _get_help_string(self, action: Any) -> str:
+        text = action.help or ""
+        shown = action.default is not None and action.default is not False and action.option_strings
+        return f"{text} (default: {action.default})" if shown and action.dest != "help" else text
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """Answers a misspelt flag with the one that was probably meant.
+
+    Attributes:
+        origin: who wrote the words, for the message; nothing for the command line itself.
+    """
+
+    origin = ""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message, re.IGNORECASE)
+        if unknown:
+            flags = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
+            owners = [n for n in METHODS if unknown[1][2:].replace("-", "_") in METHODS[n].param_names()]
+            hint = (
+                f": it is an option of --method {' or '.join(owners)};" if owners else did_you_mean(unknown[1], flags)
+            )
+            message = f"unknown flag {unknown[1]}{hint} see {self.prog} --help"
+        missing = re.search(r'Key "(\w+)" is required|arguments are required: (.+)', message)
+        if missing:
+            message = f"missing: {missing[1] or missing[2]}. See {self.prog} --help"
+        wrong = re.search(r'Parser key "(.+?)":\s*(.+)', message, re.DOTALL)
+        if wrong:
+            flag, why = wrong[1].replace("_", "-"), re.sub(r"<class '(\w+)'>", r"\1", " ".join(wrong[2].split()))
+            message = f"--{flag}: {why}"
+        stop(self.origin + message)
+
+
+def stop(message: str) -> NoReturn:
+    """Print an error and leave with status 2."""
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+    raise SystemExit(2)
+
+
+def dashes(word: str) -> str:
+    """`--weight_decay=0` as `--weight-decay=0`."""
+    flag, eq, value = word.partition("=")
+    return flag.replace("_", "-") + eq + value if flag.startswith("--") else word
+
+
+def value_of(flag: str, words: Sequence[str]) -> str | None:
+    """What a flag is set to; the last one counts."""
+    found = None
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def without(flag: str, words: Sequence[str]) -> list[str]:
+    """The words but for a flag and what it is set to.
+
+    >>> without("--recipe", ["--recipe", "mine.toml", "--epochs", "3", "--recipe=yours.toml"])
+    ['--epochs', '3']
+    """
+    before = ["", *words]
+    return [w for w, b in zip(words, before, strict=False) if flag not in (w, b) and not w.startswith(f"{flag}=")]
+
+
+def add_signature(parser: Any, source: Callable[..., Any], title: str, skip: Sequence[str] = ()) -> None:
+    """One flag per keyword argument of a constructor, its help from the docstring."""
+    described = {p.arg_name: p.description for p in parse_docstring(inspect.getdoc(source) or "").params}
+    init = source.__init__ if inspect.isclass(source) else source
+    hints = typing.get_type_hints(init)
+    group = parser.add_argument_group(title)
+    for name, p in inspect.signature(init).parameters.items():
+        if name == "self" or name in skip:
+            continue
+        text = " ".join((described.get(name) or "").split()).replace("`", "")
+        flag = "--" + name.replace("_", "-")
+        if hints[name] is bool:
+            yes_no = jsonargparse.ActionYesNo(no_prefix="no-")
+            group.add_argument(flag, dest=name, action=yes_no, default=p.default, help=text)
+        else:
+            group.add_argument(flag, dest=name, type=hints[name], default=p.default, help=text)
+
+
+def add_data(parser: Any, *, required: bool = True) -> None:
+    """The data and how to read it."""
+    parser.add_argument(
+        "data",
+        nargs=None if required else "?",
+        help="a CSV or Parquet file, an .npz file, a folder with one folder per class, or a named data set "
+        "(see: labelproof data)",
+    )
+    group = parser.add_argument_group("reading the data")
+    group.add_argument("--label", type=str | None, help="the label column; found by itself if it is called label")
+    group.add_argument("--task", type=str, default="auto", help="auto, classification or regression")
+    group.add_argument("--id-column", dest="id_column", type=str | None, help="column that names each sample")
+    group.add_argument("--image-column", dest="image_column", type=str | None, help="column of image bytes or paths")
+    group.add_argument("--image-size", dest="image_size", type=int | None, help="resize images to this many pixels")
+    group.add_argument("--drop", type=str | None, help="columns to leave out, separated by commas")
+    group.add_argument("--truth", type=str | None, help="column of true labels, if there is one: only measured with")
+    group.add_argument("--subset", type=int | None, help="use that many samples only, a fixed random choice")
+    group.add_argument("--data-dir", dest="data_dir", type=str | None, help="where named data sets lie")
+
+
+def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) -> None:
+    """Method, network, the options of the method that `words` choose, and the settings."""
+    names, networks = ", ".join(available_methods()), "mlp, cnn, cnn9, resnet18, resnet34 or preact-resnet18"
+    parser.add_argument("--method", type=str | None, help=f"{names}; if not given, elr, or co-teaching for regression")
+    parser.add_argument("--network", type=str, default="auto", help=f"auto (cnn for images, else mlp), {networks}")
+    chosen = value_of("--method", words) or "elr"
+    add_signature(parser, get_method(chosen), f"options of --method {chosen}")
+    add_signature(parser, Settings, "training", skip)
+
+
+def add_train(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof train`."""
+    add_data(parser, required=value_of("--recipe", words) is None)
+    parser.add_argument("--test", type=str | None, help="test data, if not a named set; never used for a choice")
+    parser.add_argument("--noise", type=str | None, help="make labels wrong first, e.g. symmetric:0.4 or pairflip:0.45")
+    parser.add_argument(
+        "--recipe", type=str | None, help="flags from a recipe (see: labelproof recipes) or a TOML file"
+    )
+    parser.add_argument("--out", type=str | None, help="folder of the run; runs/DATA-METHOD-seedS if not given")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    add_training(parser, words)
+
+
+def of_recipe(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
+    """A recipe's flags as words, to stand before the words that were typed: the last one counts.
+
+    A method among `words` takes the options of the recipe's own method away.
+
+    Raises:
+        ValueError: a method is unknown.
+    """
+    own = get_method(str(recipe.train.get("method", "elr")))
+    typed = value_of("--method", words)
+    other = typed is not None and get_method(typed) is not own
+    given = []
+    for key, value in recipe.train.items():
+        if key == "data" or (other and key in own.param_names()):
+            continue
+        flag = key.replace("_", "-")
+        given.append((f"--{flag}" if value else f"--no-{flag}") if isinstance(value, bool) else f"--{flag}={value}")
+    return given
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse flags that do not exist, and values that they do not take, as if they had been typed.
+
+    Raises:
+        ValueError: the recipe's method is unknown.
+        SystemExit: a flag is unknown or has a wrong value; file and flag have been printed.
+    """
+    words = ["--recipe", str(recipe.path)]
+    try:
+        words += of_recipe(recipe)
+    except ValueError as error:
+        raise ValueError(f"recipe {recipe.path}: {error}") from error
+    parser = Parser(prog="labelproof train", allow_abbrev=False)
+    parser.origin = f"recipe {recipe.path}: "
+    add_train(parser, words)
+    parser.parse_args(words)

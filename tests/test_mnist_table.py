@@ -1,0 +1,138 @@
+"""benchmarks/mnist_table.py: nothing is run twice, nothing of other settings is shown, the page is made of files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from labelproof.data import catalog
+from labelproof.methods import METHODS
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "mnist_table.py"
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script on 200 digits, one epoch and one seed, in a folder of its own."""
+    spec = importlib.util.spec_from_file_location("mnist_table", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "mnist_table", module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    clean, test = catalog.load("digits").take(np.arange(200)), catalog.load("digits", split="test")
+    changes = {
+        "RESULTS": tmp_path / "results",
+        "LOCKS": tmp_path / "locks",
+        "PAGE": tmp_path / "results.md",
+        "SETTINGS": {**module.SETTINGS, "epochs": 1},
+        "NOISES": module.NOISES[1::2],
+        "SEEDS": 1,
+        "load": lambda: (clean, test),
+    }
+    for name, value in changes.items():
+        monkeypatch.setattr(module, name, value)
+    module.PAGE.write_text("# Results\n\nbefore\n\n<!-- mnist10k: made by benchmarks/mnist_table.py -->\nold\n"
+                           "<!-- end mnist10k -->\n\nafter\n")  # fmt: skip
+    return module
+
+
+def stamps(table: ModuleType) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in table.RESULTS.iterdir()}
+
+
+def test_every_single_network_method_has_a_row(table: ModuleType) -> None:
+    wanted = {n for n, m in METHODS.items() if m.peers == 1 and "classification" in m.tasks}
+    assert wanted - {"mse"} <= {row.method for row in table.ROWS.values()}
+    for row in table.ROWS.values():
+        for noise in table.NOISES:
+            row.make(noise._replace(matrix=np.eye(10).tolist()))
+    names = [job.path.name for job in table.jobs("*", 3)]
+    assert len(set(names)) == len(names)
+
+
+def test_a_finished_run_is_not_run_again(table: ModuleType) -> None:
+    assert table.main(["--only", "elr"]) == 0
+    before = stamps(table)
+    assert set(before) == {"elr-symmetric0-5-seed0.json", "elr-pairflip0-45-seed0.json"}
+    assert table.main(["--only", "ELR"]) == 0
+    assert stamps(table) == before
+    page = table.PAGE.read_text()
+    assert page.startswith("# Results\n\nbefore\n\n<!-- mnist10k: ")
+    assert page.endswith("<!-- end mnist10k -->\n\nafter\n")
+    assert "old" not in page
+    result = json.loads((table.RESULTS / "elr-pairflip0-45-seed0.json").read_text())
+    assert result["params"] == {"lam": 1.0, "beta": 0.9}
+    assert len(result["noise_realised"]["hash"]) == 64
+    assert f"{100 * result['result']['test_accuracy']:.1f}" in page
+    table.main(["--tables"])
+    assert table.PAGE.read_text() == page
+
+
+def test_results_of_other_settings_are_made_again(table: ModuleType) -> None:
+    table.main(["--only", "ce"])
+    path = table.RESULTS / "cross-entropy-symmetric0-5-seed0.json"
+    good = json.loads(path.read_text())
+    job = table.Job("cross-entropy", table.NOISES[0], 0)
+    for name, value in (
+        ("settings", {**good["settings"], "lr": 0.5}),
+        ("params", {**good["params"], "mixup": 1.0}),
+        ("params", {**good["params"], "gone": 1.0}),
+        ("noise", {**good["noise"], "seed": 7}),
+        ("labelproof", "0.0.0"),
+    ):
+        path.write_text(json.dumps({**good, name: value}))
+        assert table.finished(job) is None
+    path.write_text(json.dumps({**good, "settings": {k: v for k, v in good["settings"].items() if k != "workers"}}))
+    assert table.finished(job), "an option that came later has its default"
+    path.write_text(path.read_text()[:100])
+    assert table.finished(job) is None
+    table.main(["--only", "cross-entropy"])
+    again = json.loads(path.read_text())
+    assert again["result"] == good["result"], "the same seed, the same figures"
+
+
+def test_a_run_that_another_process_makes_is_left_to_it(table: ModuleType) -> None:
+    job = table.Job("MAE", table.NOISES[0], 0)
+    table.LOCKS.mkdir()
+    with FileLock(table.LOCKS / f"{job.path.stem}.lock"):
+        assert table.collect([job]) == []
+        assert not job.path.exists()
+    lock = str(table.LOCKS / f"{job.path.stem}.lock")
+    dies = f"import os; from filelock import FileLock; FileLock({lock!r}).acquire(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", dies], check=False).returncode == 9
+    table.collect([job])
+    assert job.path.exists(), "a dead process holds nothing"
+
+
+def test_failures_are_told_and_divergence_is_a_result(
+    table: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(text: str) -> None:
+        def train(*_: object, **__: object) -> None:
+            raise ValueError(text)
+
+        monkeypatch.setattr(table.runs, "train", train)
+
+    fails("a bug")
+    assert table.main(["--only", "mae", "--no-tables"]) == 1
+    assert "a bug" in capsys.readouterr().err
+    assert not list(table.RESULTS.iterdir())
+    fails("training diverged in epoch 1: the loss is nan")
+    assert table.main(["--only", "mae"]) == 0
+    assert "| MAE | – (1 diverged) | – (1 diverged) |" in table.PAGE.read_text()
+
+
+def test_unknown_rows(table: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="--only erl: no row or method of that name; there are cross-entropy"):
+        table.main(["--only", "erl"])
+    with pytest.raises(SystemExit, match="no results of these settings"):
+        table.main(["--tables"])
