@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-oldest lint types check bench clean chromium
+.PHONY: demo test test-slow test-oldest lint types check bench table clean chromium
 
 demo: $(READY)  ## train three methods on noisy digits, print a table, write demo-out/report.html
 	$(BIN)/labelproof demo --out demo-out
@@ -30,8 +30,13 @@ types: $(READY)  ## static types, strict
 
 check: lint types test  ## what a commit must pass
 
-bench: $(READY)  ## the engine against a hand-written loop, ratios in one run
+bench: $(READY)  ## what engine, methods and losses cost, as ratios in one run each
 	$(BIN)/python benchmarks/overhead.py --out benchmarks/results/overhead.json
+	$(BIN)/python benchmarks/overhead.py --methods --rounds 9 --out benchmarks/results/methods.json
+	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses.json
+
+table: $(READY)  ## all methods on 10,000 MNIST images, for docs/results.md; resumes, about 2 hours on 2 cores
+	$(BIN)/python benchmarks/mnist_table.py --jobs 2
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "labelproof needs Python 3.10 or newer: make PYTHON=python3.11 ...")'

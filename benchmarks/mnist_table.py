@@ -350,7 +350,7 @@ def write_tables(page: Path) -> None:
     body = "\n".join([START, *lines(results), "", under(results), END])
     text, marked = page.read_text(), re.compile(f"{START}.*?{END}", re.DOTALL)
     if not marked.search(text):
-        text = f"{text.rstrip()}\n\n## All methods on MNIST\n\n{START}{END}\n"
+        text = f"{text.rstrip()}\n\n## All methods of one network, on 10,000 MNIST images\n\n{START}{END}\n"
     new = marked.sub(lambda _: body, text)
     atomically(page, lambda partial: partial.write_text(new))
 

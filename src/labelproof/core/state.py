@@ -66,12 +66,16 @@ class SampleTable(nn.Module):
 
     @property
     def values(self) -> Tensor:
-        """`(N, *shape)`: the very storage, or of a top-k table a dense fp32 copy."""
-        return self.store.all() if isinstance(self.store, TopK) else self.store.values
+        """`(N, *shape)`: the very storage, in its own type; of a top-k table a dense copy."""
+        return self.dense() if isinstance(self.store, TopK) else self.store.values
 
     def dense(self) -> Tensor:
         """A copy of all rows on the host, `(N, *shape)` fp32."""
-        return self.store.all().to("cpu", torch.float32, copy=True)
+        out = torch.empty(self.num_samples, *self.shape)
+        device = next(self.buffers()).device
+        for rows in torch.split(torch.arange(self.num_samples), 65_536):  # a device may have no room for all of them
+            out[rows] = self.store.read(rows.to(device)).cpu()
+        return out
 
     @property
     def nbytes(self) -> int:

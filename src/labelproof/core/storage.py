@@ -161,9 +161,6 @@ class Dense(nn.Module):
         else:
             self.values.index_copy_(0, index, first_of_each(index, rows).to(self.values.dtype))
 
-    def all(self) -> Tensor:
-        return self.values.float()
-
 
 class Host(nn.Module):
     """In host memory, or in a file that is mapped into it, wherever the rest of the method is."""
@@ -187,9 +184,6 @@ class Host(nn.Module):
 
     def write(self, index: Tensor, rows: Tensor) -> None:
         _assign(self.values, index.cpu(), rows.float().cpu())
-
-    def all(self) -> Tensor:
-        return self.values
 
 
 def _mapped(num_samples: int, shape: tuple[int, ...], folder: str) -> Tensor:
@@ -254,10 +248,7 @@ class TopK(nn.Module):
         self.largest.index_copy_(0, index, largest.half())
         self.rest.index_copy_(0, index, (rows.sum(1, keepdim=True) - largest.sum(1, keepdim=True)).clamp(min=0).half())
 
-    def all(self) -> Tensor:
-        return self._dense(self.classes, self.largest, self.rest)
-
 
 #: Rows behind one interface: `read(index)` gives fp32 rows (times `scale`) on the device of the ids, `write(index,
-#: rows)` stores them (the first where an id comes twice), `all()` is `(N, *shape)` fp32, `nbytes` what they take.
+#: rows)` stores them (the first where an id comes twice), `nbytes` is what they take.
 Store: TypeAlias = Dense | Host | TopK

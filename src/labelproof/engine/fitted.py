@@ -103,11 +103,11 @@ class Fitted:
         """
         prob, own = self.evidence.prob(), self.method.belief()
         if own is not None:
-            held = torch.from_numpy(self.held).to(prob.device)
-            prob, mean = own.float().clone(), prob
+            held = torch.from_numpy(self.held)
+            prob, mean = own.to("cpu", torch.float32, copy=True), prob  # on the host: (N, K) may not fit on a device
             prob[held] = mean[held]
         if self.scale is not None:
-            prob = self.scale.inverse(prob)
+            prob = self.scale.inverse(prob.to(self.scale.centre.device))
         out: NDArray[np.float32] = prob.cpu().numpy()
         unseen = ~np.isfinite(out).all(1)  # one epoch on several ranks can leave out fewer samples than ranks
         if unseen.any():

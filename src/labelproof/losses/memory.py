@@ -180,7 +180,7 @@ class ELRLoss(_Remembering):
 
         The targets brought to sum 1; all classes alike for samples that were never seen.
         """
-        t = self.t.values.float()
+        t = self.t.dense()
         total = t.sum(-1, keepdim=True)
         return torch.where(total > 0, t / total.clamp(min=1e-12), 1 / self.num_classes)
 

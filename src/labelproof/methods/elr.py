@@ -62,4 +62,5 @@ class ELR(Method):
         return Loss(terms.loss.mean(), out=out, log={"ce": terms.ce.mean(), "elr": terms.reg.mean()})
 
     def belief(self) -> Tensor:
-        return self.t.values / self.t.values.sum(1, keepdim=True)  # sums to 1 − β^k after k visits
+        t = self.t.dense()
+        return t.div_(t.sum(1, keepdim=True))  # it summed to 1 − β^k after k visits
