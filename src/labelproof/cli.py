@@ -104,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = [*_recipe_words(words), *words]
         build(parser, words)
         run(**vars(parser.parse_args(words)), words=words)
-    except (ValueError, OSError, ImportError) as error:
-        stop(str(error))
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        stop(str(error) or type(error).__name__)
     except KeyboardInterrupt:
         stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run is train else ""))
     return 0
@@ -275,7 +275,7 @@ def _build_data(parser: Any, words: Sequence[str]) -> None:
 
 def _build_report(parser: Any, words: Sequence[str]) -> None:
     parser.add_argument("run", nargs="+", help="run folders")
-    parser.add_argument("--out", type=str | None, help="the page; RUN/report.html if not given")
+    parser.add_argument("--out", type=str | None, help="the page, an .html file; RUN/report.html if not given")
 
 
 def _build_nothing(parser: Any, words: Sequence[str]) -> None:
@@ -397,7 +397,7 @@ def _follow(recipe: Recipe, args: dict[str, Any]) -> str:
         lines += [f"  differs: {text}" for text in recipe.deviations]
         lines += [f"  changed here, so not comparable: {', '.join(changed)}"] * bool(changed)
         Console(soft_wrap=True).print("\n".join(lines), highlight=False, markup=False)
-    return shlex.join(["labelproof", "train", *without("--recipe", words)]) + f"  # recipe {recipe.name}"
+    return shlex.join(["labelproof", "train", *without("--recipe", words)])
 
 
 def _show_run(run: Any, written: Path) -> None:

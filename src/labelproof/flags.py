@@ -42,9 +42,12 @@ class Parser(jsonargparse.ArgumentParser):
         if unknown:
             flags = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
             owners = [n for n in METHODS if unknown[1][2:].replace("-", "_") in METHODS[n].param_names()]
-            hint = (
-                f": it is an option of --method {' or '.join(owners)};" if owners else did_you_mean(unknown[1], flags)
-            )
+            if unknown[1] == "--recipe":
+                hint = ": recipes are for labelproof train;"
+            elif owners:
+                hint = f": it is an option of --method {' or '.join(owners)};"
+            else:
+                hint = did_you_mean(unknown[1], flags)
             message = f"unknown flag {unknown[1]}{hint} see {self.prog} --help"
         missing = re.search(r'Key "(\w+)" is required|arguments are required: (.+)', message)
         if missing:
@@ -52,7 +55,10 @@ class Parser(jsonargparse.ArgumentParser):
         wrong = re.search(r'Parser key "(.+?)":\s*(.+)', message, re.DOTALL)
         if wrong:
             flag, why = wrong[1].replace("_", "-"), re.sub(r"<class '(\w+)'>", r"\1", " ".join(wrong[2].split()))
-            message = f"--{flag}: {why}"
+            choices = re.sub(
+                r"Expected a typing\.Literal\[(.+?)\]", lambda m: "must be one of " + m[1].replace("'", ""), why
+            )
+            message = f"--{flag}: {choices}"
         stop(self.origin + message)
 
 
@@ -176,15 +182,33 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuse flags that do not exist, and values that they do not take, as if they had been typed.
 
     Raises:
-        ValueError: the recipe's method is unknown.
-        SystemExit: a flag is unknown or has a wrong value; file and flag have been printed.
+        ValueError: the recipe's method is unknown, a switch is neither true nor false, or method or settings refuse a
+            value.
+        SystemExit: a flag is unknown or has a value of a wrong type; file and flag have been printed.
     """
-    words = ["--recipe", str(recipe.path)]
+    words, origin = ["--recipe", str(recipe.path)], f"recipe {recipe.path}: "
+    parser = Parser(prog="labelproof train", allow_abbrev=False)
+    parser.origin = origin
     try:
         words += of_recipe(recipe)
+        add_train(parser, words)
+        _check_switches(parser, recipe)
     except ValueError as error:
-        raise ValueError(f"recipe {recipe.path}: {error}") from error
-    parser = Parser(prog="labelproof train", allow_abbrev=False)
-    parser.origin = f"recipe {recipe.path}: "
-    add_train(parser, words)
-    parser.parse_args(words)
+        raise ValueError(f"{origin}{error}") from error
+    given = vars(parser.parse_args(words))
+    method = get_method(given["method"] or "elr")
+    try:
+        for made in (method, Settings):
+            made(**{name: given[name] for name in inspect.signature(made).parameters})
+    except ValueError as error:
+        raise ValueError(f"{origin}{error}") from error
+
+
+def _check_switches(parser: Parser, recipe: Recipe) -> None:
+    switches = {a.dest: isinstance(a, jsonargparse.ActionYesNo) for a in parser._actions}
+    for key, value in recipe.train.items():
+        switch = switches.get(key.replace("-", "_"))
+        if switch and not isinstance(value, bool):
+            raise ValueError(f"train.{key}={value!r} must be true or false")
+        if switch is False and isinstance(value, bool):
+            raise ValueError(f"train.{key} takes a value, not true or false")

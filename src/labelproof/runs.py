@@ -132,10 +132,33 @@ def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | None]:
         targets = data.y if data.given is None else data.given.reshape(data.y.shape)
         return find_target_issues(targets, belief, ids=data.ids, evidence=evidence), None
     labels, classes = data.classes[data.y], data.classes  # not codes, which could be taken for labels that are numbers
-    issues = find_issues(labels, belief, classes=classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence)
+    with _in_terms_of_training():
+        issues = find_issues(
+            labels, belief, classes=classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same remarks as find_issues has just made
         return issues, estimate_noise(labels, belief, classes=classes)
+
+
+#: What the list warns of, said to somebody who trained and brought no probabilities of his own.
+_REMARKS = {
+    "pred_probs says nothing": "the network has learned nothing about the labels yet, and the list of wrong labels "
+    "cannot be trusted: train for more epochs, or with another lr",
+    "the most probable class equals": "predictions agreed with every given label, so that none can be found wrong: "
+    "they were all learnt, right or wrong; train for fewer epochs, or with a robust method",
+}
+
+
+@contextmanager
+def _in_terms_of_training() -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for each in caught:
+        said = str(each.message)
+        text = next((new for start, new in _REMARKS.items() if said.startswith(start)), said)
+        warnings.warn(text, each.category, stacklevel=4)
 
 
 def with_truth(issues: pd.DataFrame, data: Data) -> pd.DataFrame:

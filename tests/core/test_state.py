@@ -96,6 +96,18 @@ def test_ids_out_of_range_are_an_error_not_another_sample(bad: int) -> None:
         lambda: table.ema(index, torch.ones(2, 2), 0.5),
         lambda: SampleParameter(5).rows(index),
     ):
-        with pytest.raises(IndexError, match=r"a sample id is not in \[0, 5\): .* num_samples is its size"):
+        with pytest.raises(IndexError, match=r"sample id -?[0-9]+ is not in \[0, 5\): .* num_samples=5 must be"):
             call()
     assert float(table.values.abs().sum()) == 0, "nothing was written"
+
+
+@pytest.mark.parametrize("memory", ["dense", "fp16", "cpu", "topk:2"])
+def test_an_overflow_does_not_poison_the_memory(memory: str) -> None:
+    """One batch whose outputs are inf or NaN: its rows stay as they were, the others are written."""
+    table, index = SampleTable(6, 4, memory=memory), torch.tensor([1, 4, 5])
+    table.write(index, torch.full((3, 4), 0.25))
+    bad = torch.tensor([[0.0, torch.nan, 0, 1], [torch.inf, 0, 0, 0], [1.0, 0, 0, 0]])
+    table.ema(index, bad, 0.5)
+    assert table.rows(index).isfinite().all()
+    torch.testing.assert_close(table.rows(index)[:2], torch.full((2, 4), 0.25))
+    assert table.rows(index)[2, 0] > 0.5

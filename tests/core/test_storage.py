@@ -162,3 +162,9 @@ def test_the_dense_table_is_never_made_on_the_way(monkeypatch: pytest.MonkeyPatc
     assert method.t.memory == "topk:1"
     assert method.t.nbytes == 2_000_000 * (4 + 2 + 2)
     assert SampleTable(3, 4).memory == "dense", "outside the block it is as ever"
+
+
+def test_a_path_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"memory='mmap:.*file': no file can be made there .*give a folder"):
+        SampleTable(4, 3, memory=f"mmap:{tmp_path / 'file'}")

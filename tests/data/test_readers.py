@@ -72,6 +72,15 @@ def test_the_truth_is_coded_with_the_same_classes(tmp_path):
     assert data.columns == ["a"]
 
 
+def test_the_label_is_not_its_own_truth(tmp_path):
+    text = r"label='label' \(--label\) and truth='label' \(--truth\) are the same column"
+    with pytest.raises(ValueError, match=text):
+        read(csv(tmp_path, "a,label\n1,0\n2,1\n"), truth="label")
+    np.savez(tmp_path / "a.npz", x=np.eye(2), y=[0, 1])
+    with pytest.raises(ValueError, match=text.replace("'label'", "'y'")):
+        read(tmp_path / "a.npz", truth="y")
+
+
 def test_truth_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"columns 'label' and 'real' of data.csv hold labels of different kinds \(0"):
         read(csv(tmp_path, "a,label,real\n1,0,cow\n2,1,dog\n"), truth="real")

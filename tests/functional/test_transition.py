@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -54,8 +55,18 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.npy").write_bytes(b"not an array")
     with pytest.raises(ValueError, match=r"transition='.*t\.npy' is not a table of numbers"):
         check_transition(str(tmp_path / "t.npy"), 2)
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
-        check_transition("nowhere.csv", 2)
+    for missing in ("nowhere.csv", "nowhere.npy", "0.8,0.2", "", "."):
+        with pytest.raises(ValueError, match=r"transition='.*' cannot be read"):
+            check_transition(missing, 2)
+
+
+def test_a_named_data_frame_must_be_in_the_order_of_the_classes() -> None:
+    classes = ["rot", "gelb"]
+    frame = pd.DataFrame([[0.4, 0.6], [0.0, 1.0]], index=classes, columns=classes)
+    with pytest.raises(ValueError, match=r"rows \['rot', 'gelb'\] .* both must be the classes in sorted order"):
+        check_transition(frame, 2)
+    ordered = frame.loc[sorted(classes), sorted(classes)]
+    assert check_transition(ordered, 2).tolist() == [[1.0, 0.0], [0.6, 0.4]]
 
 
 @pytest.mark.parametrize(

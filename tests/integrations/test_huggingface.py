@@ -209,6 +209,42 @@ def test_wrong_uses_are_refused(news: Any, tmp_path: Path) -> None:
         NoisyLabelTrainer(bert(), args, train_dataset=news[0], criterion=SOPLoss(N, 4))
 
 
+def test_arguments_that_cannot_work(tmp_path: Path) -> None:
+    def make(criterion: Any, errors: Any = None, **kwargs: Any) -> None:
+        NoisyLabelTrainer(bert(), arguments(tmp_path, **kwargs), criterion=criterion, errors=errors)
+
+    with pytest.raises(ValueError, match=r"criterion must be an instance .* ELRLoss\(\.\.\.\).*not the class ELRLoss"):
+        make(ELRLoss)
+    with pytest.raises(ValueError, match=r"criterion must be an instance .* lp\.losses\.ELRLoss\(\.\.\.\).*not 'elr'"):
+        make("elr")
+    with pytest.raises(ValueError, match=r"errors has an unknown key 'lru': did you mean 'lr_u'"):
+        make(SOPLoss(N, 4), {"lru": 1})
+    with pytest.raises(ValueError, match=r"errors has lr_u, but only a loss with learned rows"):
+        make(ELRLoss(N, 4), {"lr_u": 1})
+    with pytest.raises(ValueError, match=r"label_smoothing_factor=0.1 .*in evaluation only.*leave it 0"):
+        make(ELRLoss(N, 4), label_smoothing_factor=0.1)
+
+
+def test_a_loss_made_for_a_subset(news: Any, tmp_path: Path) -> None:
+    spy = Spy(50)
+    with pytest.raises(ValueError, match=rf"num_samples=50: make it with num_samples={N}"):
+        train(spy, Subset(with_index(news[0]), range(50, 100)), tmp_path)
+    assert not spy.met
+
+
+def test_resumed_with_another_loss(news: Any, tmp_path: Path) -> None:
+    train(ELRLoss(N, 4), news[0], tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    checkpoint = str(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match=rf"criterion\.pt .*had num_samples={N}, this one has num_samples={N + 5}"):
+        train(ELRLoss(N + 5, 4), news[0], tmp_path, resume=checkpoint)
+    with pytest.raises(ValueError, match=rf"criterion\.pt .* of ELRLoss is \({N}, 4\) there and \({N}, 7\) here"):
+        train(ELRLoss(N, 7), news[0], tmp_path, resume=checkpoint)
+    with pytest.raises(
+        ValueError, match=r"criterion\.pt .*another loss \(t\..*\) than SOPLoss \(u\.weight, v\.weight\)"
+    ):
+        train(SOPLoss(N, 4), news[0], tmp_path, resume=checkpoint)
+
+
 def test_two_processes_agree_and_equal_one(data_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     worker = [str(REPO / "tests" / "integrations" / "news.py"), str(data_dir), str(tmp_path)]

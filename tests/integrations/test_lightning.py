@@ -134,6 +134,31 @@ def test_training_set_larger_than_the_loss() -> None:
         trainer().fit(Net(ELRLoss(32, 10)), loader(train))
 
 
+def test_a_loss_made_for_a_subset() -> None:
+    train, _ = digits()
+    net = Net(ELRLoss(100, 10))
+    with pytest.raises(ValueError, match=rf"num_samples=100: make it with num_samples={N}"):
+        trainer().fit(net, DataLoader(Subset(with_index(train), range(100, 200)), batch_size=16))
+    assert not net.met  # before the first step
+
+
+def test_errors_must_fit_the_loss() -> None:
+    train, _ = digits()
+    with pytest.raises(ValueError, match=r"errors has an unknown key 'lru': did you mean 'lr_u'"):
+        trainer(callbacks=[NoisyLabels(errors={"lru": 1})]).fit(Net(SOPLoss(N, 10)), loader(train))
+    with pytest.raises(ValueError, match=r"errors has lr_u, but only a loss with learned rows"):
+        trainer(callbacks=[NoisyLabels(errors={"lr_u": 1})]).fit(Net(ELRLoss(N, 10)), loader(train))
+
+
+def test_double_precision_trains_learned_rows() -> None:
+    train, _ = digits()
+    net = Net(BoldSOP(N, 10))
+    start = net.criterion.u.weight.detach().clone()
+    trainer(precision="64-true", max_epochs=1).fit(net, loader(train))
+    assert net.criterion.u.weight.dtype == torch.float64
+    assert (net.criterion.u.weight - start != 0).any()
+
+
 def test_dict_batches() -> None:
     class Dicts(Net):
         def training_step(self, batch: Any, i: int) -> Tensor:

@@ -20,7 +20,7 @@ from labelproof.losses import ELRLoss
 
 pytest.importorskip("skorch", reason="skorch is not installed: pip install 'labelproof[skorch]'")
 
-from skorch.callbacks import EpochScoring
+from skorch.callbacks import Callback, EpochScoring
 from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
 
@@ -220,6 +220,46 @@ def test_sop_has_its_own_sgd(digits: Any, optimizer: Any) -> None:
     torch.testing.assert_close(fitted.criterion_.v.weight, criterion.v.weight)
     again = pickle.loads(pickle.dumps(fitted)).partial_fit(X, noisy)
     assert (again.criterion_.u.weight != fitted.criterion_.u.weight).any()
+
+
+def test_learning_rates_of_rows_can_be_set_later(digits: Any) -> None:
+    X, noisy, _ = digits
+    fitted = net(Seeded, train_split=None, max_epochs=1).fit(X, noisy)
+    u, weights = fitted.criterion_.u.weight.detach().clone(), fitted.module_[0].weight.detach().clone()
+    assert fitted.set_params(errors__lr_u=1e-30, errors__lr_v=1.0, lr=0.05) is fitted
+    assert fitted.get_params()["errors__lr_u"] == 1e-30
+    assert torch.equal(fitted.criterion_.u.weight, u)  # nothing was started anew
+    assert torch.equal(fitted.module_[0].weight, weights)
+    fitted.partial_fit(X, noisy)
+    assert torch.equal(fitted.criterion_.u.weight, u)
+    assert not torch.equal(fitted.module_[0].weight, weights)
+    search = GridSearchCV(fitted, {"errors__lr_u": [1.0, 5.0]}, cv=2, error_score="raise").fit(X, noisy)
+    assert search.best_params_["errors__lr_u"] in {1.0, 5.0}
+
+
+class Slower(Callback):
+    """Sets a learning rate of the rows after the first epoch."""
+
+    def on_epoch_end(self, net: NoisyLabelNet, **_: Any) -> None:
+        self.rates = [g["lr"] for g in net._row_optimizers[0].param_groups]
+        net.set_params(errors__lr_u=0.5)
+
+
+def test_learning_rates_of_rows_can_be_set_by_a_callback(digits: Any) -> None:
+    X, noisy, _ = digits
+    slower = Slower()
+    net(Seeded, callbacks=[slower], errors__lr_v=3.0).fit(X, noisy)
+    assert slower.rates == [0.5, 3.0]
+
+
+def test_errors_must_fit_the_loss(digits: Any) -> None:
+    X, noisy, _ = digits
+    with pytest.raises(ValueError, match=r"unknown key 'lru': did you mean 'lr_u'\? allowed are: lr_u, lr_v"):
+        net(Seeded, errors__lru=1.0).fit(X, noisy)
+    with pytest.raises(ValueError, match=r"errors has lr_u, but only a loss with learned rows"):
+        net(errors__lr_u=1.0).fit(X, noisy)
+    with pytest.raises(ValueError, match=r"errors=\{'lru': 1\}: in skorch's way, write errors__lr_u="):
+        net(Seeded).fit(X, noisy).set_params(errors={"lru": 1}).partial_fit(X, noisy)
 
 
 def test_losses_without_ids(digits: Any) -> None:

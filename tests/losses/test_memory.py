@@ -182,12 +182,12 @@ def test_wrong_input_is_named(change: dict[str, object], text: str) -> None:
 @pytest.mark.parametrize("kind", [ELRLoss, SOPLoss])
 def test_an_id_out_of_range_is_an_error(kind: type[ELRLoss] | type[SOPLoss]) -> None:
     """E2: the size of a batch given for that of the data set."""
-    with pytest.raises(IndexError, match=r"a sample id is not in \[0, 4\): .* num_samples is its size"):
+    with pytest.raises(IndexError, match=r"sample id 17 is not in \[0, 4\): .* num_samples=4 must be its size"):
         kind(4, 3)(torch.zeros(4, 3), torch.zeros(4).long(), torch.tensor([0, 17, 30, 2]))
 
 
 def test_wrong_options_are_named() -> None:
-    with pytest.raises(ValueError, match="num_classes=0 must be at least 1"):
+    with pytest.raises(ValueError, match="num_classes=0 must be a whole number from 1"):
         SOPLoss(4, 0)
     with pytest.raises(ValueError, match=r"spatial=\(0, 2\) must be positive"):
         ELRLoss(4, 2, spatial=(0, 2))

@@ -109,6 +109,7 @@ def test_switches(mine: Path) -> None:
         (('"P"', '"hearsay"'), "expected.evidence='hearsay' must be one of R, P, S"),
         (('"test_accuracy"', '"test"'), "expected.metric='test' must be one of test_accuracy, "),
         (("epochs = 3", 'out = "x"'), "train.out belongs on the command line"),
+        (("epochs = 3", "help = true"), "train.help belongs on the command line"),
         (("epochs = 3", "epochs = [3]"), "train.epochs=[3] must be text or a whole number or a number or"),
         (("epochs = 3", "epochs = "), "is not a TOML file: Invalid value"),
     ],
@@ -143,6 +144,22 @@ def test_flags_are_checked_as_if_typed(
     with pytest.raises(SystemExit):
         check_recipe(load_recipe(str(mine)))
     assert f"recipe {mine}: {says}" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("epochs = 3", 'early_stopping = "yes"'), "train.early_stopping='yes' must be true or false"),
+        (("lam = 2", "lam = true"), "train.lam takes a value, not true or false"),
+        (("lam = 2", "lam = -3.0"), "lam=-3.0 must lie in [0, inf)"),
+        (("epochs = 3", "epochs = 0"), "epochs=0 must lie in [1, inf)"),
+    ],
+)
+def test_values_are_checked_before_anything_is_read(mine: Path, change: tuple[str, str], says: str) -> None:
+    mine.write_text(GOOD.replace(*change))
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the text follows)
+        check_recipe(load_recipe(str(mine)))
+    assert str(error.value).startswith(f"recipe {mine}: {says}")
 
 
 def test_an_unknown_method(mine: Path) -> None:

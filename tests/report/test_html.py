@@ -208,6 +208,24 @@ def test_runs_on_other_labels_are_not_like_with_like(digits: Callable, tmp_path:
     assert "cannot be compared like with like" in read.text
 
 
+def test_runs_on_other_data_name_theirs(digits: Callable, tmp_path: Path) -> None:
+    ce, elr, third = digits("ce"), digits("elr"), digits("co-teaching")
+    for run, accuracy in ((ce, 0.5), (elr, 0.75)):
+        run.info["result"]["test_accuracy"] = accuracy
+    elr.info["data"] |= {"name": "flowers", "noise": None, "n": 90}
+    third.info["data"]["name"] = "trees"
+    third.info["result"].pop("test_accuracy")
+    third.metrics = third.metrics.drop(columns="test_accuracy")
+    folders = [run.write(tmp_path / f"{i}") for i, run in enumerate((ce, elr, third))]
+    html = write_report(folders).read_text(encoding="utf-8")
+    read = Page(html).text.replace("\u00a0", " ")
+    assert "Cross-entropy, ELR and Co-teaching on digits, flowers and trees · labelproof report" in read
+    assert ", flowers (90 labelled samples) and trees (1,437 labelled samples; label noise" in read
+    assert "Test accuracy at the last epoch: Cross-entropy 50.0 % on digits and ELR 75.0 % on flowers." in read
+    folders = [folders[2], third.write(tmp_path / "3")]
+    assert "). There is no test score." in Page(write_report(folders).read_text(encoding="utf-8")).text
+
+
 def test_two_runs_of_one_method_are_told_apart(digits: Callable, tmp_path: Path) -> None:
     folders = [digits("elr").write(tmp_path / name) for name in ("seed-0", "seed-1")]
     read = page(write_report(folders))

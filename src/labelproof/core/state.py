@@ -30,9 +30,10 @@ def check_ids(index: Tensor, n: int) -> None:
         IndexError: says what ids are.
     """
     if host(index) and len(index) and not 0 <= (ids := index.numpy()).min() <= ids.max() < n:
+        wrong = int(ids[(ids < 0) | (ids >= n)][0])
         raise IndexError(
-            f"a sample id is not in [0, {n}): ids are rows of the whole training set, and num_samples is its size, "
-            "not that of a batch or a subset"
+            f"sample id {wrong} is not in [0, {n}): ids are rows of the whole training set, and num_samples={n} must "
+            "be its size, not that of a batch or a subset"
         )
 
 
@@ -95,7 +96,8 @@ class SampleTable(nn.Module):
     def write(self, index: Tensor, new: Tensor, *, joint: bool = False, checked: bool = False) -> None:
         """Store `new`, `(B, *shape)`, under the given ids.
 
-        An id that occurs twice in the joint batch gets the row that stands first, on every device and every time.
+        An id that occurs twice in the joint batch gets the row that stands first, on every device and every time. Rows
+        that are not finite (a batch whose outputs overflowed) are passed over: what is stored stays.
 
         Args:
             index: `(B,)` ids.
@@ -110,6 +112,10 @@ class SampleTable(nn.Module):
             index, new = gather_rows(index), gather_rows(new)
         if not checked:
             check_ids(index, self.num_samples)
+        finite = new.flatten(1).sum(1).isfinite()
+        if not host(finite) or not finite.numpy().all():
+            rows = finite.reshape(-1, *[1] * len(self.shape))
+            new = torch.where(rows, new, self.store.read(index))
         self.store.write(index, new)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import mmap
 import os
 import tempfile
@@ -95,12 +96,20 @@ def make_store(memory: str, num_samples: int, shape: tuple[int, ...]) -> Store:
         if form in {"cpu", "mmap"}:
             return Host(num_samples, shape, folder=(rest or tempfile.gettempdir()) if form == "mmap" else None)
         return Dense(num_samples, shape, {"fp16": torch.float16, "bf16": torch.bfloat16}.get(form, torch.float32))
-    except (RuntimeError, OSError) as error:
-        size = 4 * num_samples * prod(shape) / 1e9
-        raise MemoryError(
-            f"no room for {num_samples:,} rows of {shape} numbers as memory={memory!r} ({size:.3g} GB in fp32; "
-            f"{str(error).splitlines()[0]}): try memory='topk', 'bf16' or 'mmap:DIR'"
-        ) from error
+    except OSError as error:
+        if form == "mmap" and error.errno not in {errno.ENOSPC, errno.ENOMEM, errno.EFBIG}:
+            raise ValueError(f"memory={memory!r}: no file can be made there ({error}); give a folder") from error
+        raise MemoryError(_no_room(memory, num_samples, shape, error)) from error
+    except RuntimeError as error:
+        raise MemoryError(_no_room(memory, num_samples, shape, error)) from error
+
+
+def _no_room(memory: str, num_samples: int, shape: tuple[int, ...], error: Exception) -> str:
+    size = 4 * num_samples * prod(shape) / 1e9
+    return (
+        f"no room for {num_samples:,} rows of {shape} numbers as memory={memory!r} ({size:.3g} GB in fp32; "
+        f"{str(error).splitlines()[0]}): try memory='topk', 'bf16' or 'mmap:DIR'"
+    )
 
 
 def lookup(values: Tensor, index: Tensor, scale: float = 1.0) -> Tensor:

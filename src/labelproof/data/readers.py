@@ -189,6 +189,7 @@ def _read_table(path: Path, options: _Options) -> Data:
     like = () if options.like is None else options.like.columns
     label = label_column(frame, options.label, origin)
     truth = column(frame, options.truth, "truth", origin)
+    _refuse_same(label, truth)
     id_column = id_name(frame, options.id_column, origin)
     for name in options.drop:
         column(frame, name, "drop", origin)
@@ -236,6 +237,14 @@ def _as_written(frame: pd.DataFrame, path: Path, options: _Options, label: str, 
     if options.like.classes is not None and options.like.classes.dtype.kind == "U":
         texts += labels
     return as_text(with_codes(frame, path, ids), path, texts)
+
+
+def _refuse_same(label: str, truth: str | None) -> None:
+    if label == truth:
+        raise ValueError(
+            f"label={label!r} (--label) and truth={truth!r} (--truth) are the same column: the truth must be other "
+            "labels, to measure the given ones with; leave truth= (--truth) out if there are none"
+        )
 
 
 def _given_ids(ids: NDArray[Any] | None) -> dict[str, Any]:
@@ -298,6 +307,7 @@ def _read_npz(path: Path, options: _Options) -> Data:
                 f"{path.name} has no array {name!r}{did_you_mean(name, arrays)} It has: {listed(list(arrays))}. "
                 "Save it with np.savez(path, x=inputs, y=labels)"
             )
+    _refuse_same(y_name, options.truth)
     given = arrays[y_name]
     if not len(given):
         raise ValueError(f"{path.name} has no rows")

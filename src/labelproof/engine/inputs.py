@@ -90,14 +90,20 @@ def prepare(
     task: Task = Classification(data.num_classes) if data.classes is not None else Regression(data.y.shape[1])
     if task.kind not in method.tasks:
         allowed = " and ".join(sorted(method.tasks))
-        raise ValueError(f"method {type(method).__name__} is for {allowed}, but these labels make a {task.kind} task")
+        raise ValueError(
+            f"method {type(method).__name__} is for {allowed}, but these labels make a {task.kind} task: choose "
+            f"another method than {method.title or type(method).__name__}, or labels for {allowed} (see --task)"
+        )
     missing = [s for s in method.streams if s != "train" and s not in streams]
     if missing:
         raise ValueError(f"{type(method).__name__} needs the further data streams: {', '.join(missing)}")
     rows, held = hold_out(data.y, float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
     _check(data, test, rows, settings)
     if settings.early_stopping and len(held) == 0:
-        raise ValueError(f"early_stopping=True, but {len(data)} samples are too few to hold any out: leave it off")
+        raise ValueError(
+            f"early_stopping=True, but {len(data)} samples are too few to hold any out: leave it off "
+            "(forward and backward correction without a matrix need it: give transition)"
+        )
     known, which = (data.x, rows) if isinstance(data.x, np.ndarray) else (_sample(data, rows, settings.seed), None)
     standardise = Standardise.fit(known, which).to(device)
     scale = None if data.classes is not None else TargetScale.fit(data.y[rows])

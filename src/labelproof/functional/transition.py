@@ -26,7 +26,7 @@ def check_transition(transition: Any, num_classes: int | None = None) -> Tensor:
 
     Raises:
         ValueError: it is no table of numbers, not K x K, not finite, negative somewhere, or its rows do not sum to 1.
-        FileNotFoundError: there is no such file.
+        ValueError: there is no such file, or a data frame is not in the order of its sorted classes.
 
     >>> check_transition([[0.9, 0.1], [0.0, 1.0]], 2)
     tensor([[0.9000, 0.1000],
@@ -59,11 +59,20 @@ def check_transition(transition: Any, num_classes: int | None = None) -> Tensor:
 def _as_tensor(transition: Any, num_classes: int | None) -> Tensor:
     if isinstance(transition, Tensor):
         return transition.detach().to(torch.float64, copy=True)
+    if hasattr(transition, "columns"):  # a data frame says whose rows these are
+        rows, columns = list(transition.index), list(transition.columns)
+        if rows != columns or rows != sorted(rows):
+            raise ValueError(
+                f"transition has the rows {rows} and the columns {columns}; both must be the classes in sorted order: "
+                "transition.loc[classes, classes] with classes = sorted(transition.index)"
+            )
     try:
         if isinstance(transition, str | Path):
             npy = Path(transition).suffix == ".npy"
             transition = np.load(transition) if npy else np.loadtxt(transition, delimiter=",", ndmin=2)
         return torch.from_numpy(np.array(transition, dtype=np.float64))
+    except OSError as error:
+        raise ValueError(f"transition={str(transition)!r} cannot be read: {error}") from error
     except (TypeError, ValueError):
         raise ValueError(
             f"transition={transition!r:.200} is not a table of numbers; give {num_classes or 'K'} rows of "

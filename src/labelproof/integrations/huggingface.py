@@ -14,10 +14,12 @@ from labelproof.data.atomic import atomically
 from labelproof.data.indexed import with_index
 from labelproof.integrations.shared import (
     INDEX,
+    check_criterion,
     check_size,
     compute_loss,
     missing_library,
     needs_index,
+    num_samples,
     refuse_half,
     row_optimizers,
     step_rows,
@@ -49,8 +51,9 @@ class NoisyLabelTrainer(Trainer):
         **kwargs: for `Trainer`.
 
     Raises:
-        ValueError: the training set is larger than the state of the criterion, or a loss with learned rows (SOP) is
-            to train under fp16.
+        ValueError: the training set is larger than the state of the criterion; a loss with learned rows (SOP) is to
+            train under fp16; the criterion is not an instance of a loss; `errors` has an unknown key or no learned
+            rows to train; or `label_smoothing_factor` is set.
     """
 
     loss_is_scaled_for_ga = False  # the loss is the mean of its batch: `Trainer` divides it when it accumulates
@@ -58,7 +61,14 @@ class NoisyLabelTrainer(Trainer):
     def __init__(
         self, *args: Any, criterion: nn.Module, errors: Mapping[str, float] | None = None, **kwargs: Any
     ) -> None:
+        check_criterion(criterion)
         super().__init__(*args, **kwargs)
+        if self.args.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={self.args.label_smoothing_factor} would smooth labels in evaluation only, "
+                "since the criterion takes the place of the trainer's loss: leave it 0; to train with smoothed labels, "
+                "use criterion=nn.CrossEntropyLoss(label_smoothing=...)"
+            )
         self.model_accepts_loss_kwargs = False  # no counting of items: the model's own loss is not trained on
         refuse_half(criterion, self.args.fp16, "TrainingArguments(bf16=True)")
         self.criterion = criterion.to(self.args.device)
@@ -136,7 +146,26 @@ class NoisyLabelTrainer(Trainer):
                 f"{path} is missing, so the loss would start from nothing: resume from a checkpoint that "
                 "NoisyLabelTrainer wrote, without save_only_model=True"
             )
-        self.criterion.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
+        _restore(self.criterion, torch.load(path, map_location=self.args.device, weights_only=True), path)
+
+
+def _restore(criterion: nn.Module, stored: dict[str, Any], path: Path) -> None:
+    """Load the state of the loss, or say in what way the stored loss was another one."""
+    try:
+        criterion.load_state_dict(stored)
+    except RuntimeError as error:
+        name, own = type(criterion).__name__, criterion.state_dict()
+        if own.keys() != stored.keys():
+            there, here = (", ".join(sorted(state)) or "nothing" for state in (stored, own))
+            what = f"it holds the state of another loss ({there}) than {name} ({here})"
+        else:
+            key = next(k for k in own if stored[k].shape != own[k].shape)
+            what = f"{key} of {name} is {tuple(stored[key].shape)} there and {tuple(own[key].shape)} here"
+            if len(stored[key]) != len(own[key]) == num_samples(criterion):
+                what = f"its {name} had num_samples={len(stored[key])}, this one has num_samples={len(own[key])}"
+        raise ValueError(
+            f"{path} does not fit the criterion: {what}. Resume with the loss it was written by"
+        ) from error
 
 
 def _indexed(dataset: Any) -> Any:

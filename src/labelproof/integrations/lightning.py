@@ -70,7 +70,11 @@ class NoisyLabels(pl.Callback):
         ignore(pl_module, ignored)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the optimisers of learned rows, once these are where they are to stay."""
+        """Make the optimisers of learned rows, once these are where they are to stay.
+
+        Raises:
+            ValueError: `errors` has an unknown key, or no loss has learned rows.
+        """
         self._rows = row_optimizers(pl_module, self.errors)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -9,10 +9,25 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from labelproof.core.registry import did_you_mean
 from labelproof.core.state import SampleParameter, SampleTable
+from labelproof.data.indexed import WithIndex
 
 #: The name under which ids travel in batches that are dicts, and the argument of the losses that take them.
 INDEX = "index"
+
+
+def check_criterion(criterion: object) -> None:
+    """Refuse a class or a name where a loss is due.
+
+    Raises:
+        ValueError: it is not an instance of `nn.Module`.
+    """
+    if isinstance(criterion, nn.Module):
+        return
+    name = criterion.__name__ if isinstance(criterion, type) else "lp.losses.ELRLoss"
+    given = f"the class {name}" if isinstance(criterion, type) else repr(criterion)
+    raise ValueError(f"criterion must be an instance of a loss, such as {name}(...) with its arguments, not {given}")
 
 
 def needs_index(criterion: nn.Module) -> bool:
@@ -62,19 +77,25 @@ def check_size(module: nn.Module, dataset: Any) -> None:
 
     Args:
         module: a loss, or a module with losses inside.
-        dataset: the training set; sizes that cannot be known (streams) are not checked.
+        dataset: the training set; sizes that cannot be known (streams) are not checked. Of a part of an indexed set
+            (`Subset(lp.with_index(whole), rows)`) the size of the whole counts, since ids are rows of that.
 
     Raises:
         ValueError: the state has too few rows.
     """
+    inner = dataset
+    while inner is not None and not isinstance(inner, WithIndex):
+        inner = getattr(inner, "dataset", None)
+    whole = dataset if inner is None else inner
     try:
-        n = len(dataset)
+        n = len(whole)
     except TypeError:
         return
     rows = num_samples(module)
     if rows is not None and n > rows:
+        part = "" if whole is dataset else " is part of an indexed set, which"
         raise ValueError(
-            f"the training set has {n} samples, but the loss was made with num_samples={rows}: "
+            f"the training set{part} has {n} samples, but the loss was made with num_samples={rows}: "
             f"make it with num_samples={n}, the size of the whole training set"
         )
 
@@ -103,7 +124,7 @@ def learns_rows(module: nn.Module) -> bool:
     return any(isinstance(state, SampleParameter) for _, state in per_sample(module))
 
 
-def row_optimizers(module: nn.Module, options: Mapping[str, Any]) -> list[Optimizer]:
+def row_optimizers(module: nn.Module, errors: Mapping[str, Any]) -> list[Optimizer]:
     """Plain SGD for learned rows, each made by its loss.
 
     Rows have sparse gradients, which Adam, weight decay and momentum must not touch: they are kept out of the user's
@@ -111,9 +132,25 @@ def row_optimizers(module: nn.Module, options: Mapping[str, Any]) -> list[Optimi
 
     Args:
         module: a loss, or a module with losses inside.
-        options: arguments of the losses' `optimizer`, as `lr_u`.
+        errors: arguments of the losses' `optimizer`, as `lr_u`.
+
+    Raises:
+        ValueError: a loss knows no such argument, or no loss has learned rows.
     """
-    return [cast(Any, loss).optimizer(**options) for _, loss in _remembering(module) if learns_rows(loss)]
+    losses = [cast(Any, loss) for _, loss in _remembering(module) if learns_rows(loss)]
+    if errors and not losses:
+        raise ValueError(
+            f"errors has {', '.join(errors)}, but only a loss with learned rows (SOPLoss) has such learning rates: "
+            "leave errors out, or train with SOPLoss"
+        )
+    for loss in losses:
+        allowed = inspect.signature(loss.optimizer).parameters
+        for key in errors:
+            if key not in allowed:
+                raise ValueError(
+                    f"errors has an unknown key {key!r}{did_you_mean(key, allowed)} allowed are: {', '.join(allowed)}"
+                )
+    return [loss.optimizer(**errors) for loss in losses]
 
 
 def step_rows(optimizers: Iterable[Optimizer]) -> None:

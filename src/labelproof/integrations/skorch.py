@@ -80,18 +80,34 @@ class NoisyLabelNet(NeuralNetClassifier):
         """Train on, keeping the network and the per-sample state.
 
         Raises:
-            ValueError: `X` has not the number of samples the loss knows and no ids are given, or ids do not fit.
+            ValueError: `X` has not the number of samples the loss knows and no ids are given; ids do not fit; or
+                `errors__...` is unknown to the loss.
         """
         if not self.initialized_:
             self.num_samples_ = int(np.max(index)) + 1 if index is not None else _length(X)
             self.initialize()
         self._ids = _check_ids(index, _length(X), shared.num_samples(self.criterion_))
-        self._row_optimizers = shared.row_optimizers(self.criterion_, self.get_params_for("errors"))
+        self._row_optimizers = self._make_row_optimizers()
         try:
             super().partial_fit(X, y, classes, **fit_params)
         finally:  # a pickle would separate these optimisers from their parameters
             self._ids, self._row_optimizers = None, ()
         return self
+
+    def set_params(self, **kwargs: Any) -> NoisyLabelNet:
+        """Set parameters; `errors__...` hold from the next step on, and keep the network and the per-sample state."""
+        errors = {key: value for key, value in kwargs.items() if key.split("__")[0] == "errors"}
+        super().set_params(**{key: value for key, value in kwargs.items() if key not in errors})
+        for key, value in errors.items():  # skorch knows only modules, criteria and optimisers
+            setattr(self, key, value)
+        if self._row_optimizers:  # a callback, in the middle of a fit
+            self._row_optimizers = self._make_row_optimizers()
+        return self
+
+    def _make_row_optimizers(self) -> list[torch.optim.Optimizer]:
+        if hasattr(self, "errors"):
+            raise ValueError(f"errors={self.errors!r}: in skorch's way, write errors__lr_u=..., errors__lr_v=...")
+        return shared.row_optimizers(self.criterion_, self.get_params_for("errors"))
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
         """Arguments of a component; the criterion's `num_samples` is filled in from the data.

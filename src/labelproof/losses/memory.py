@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ class _Remembering(nn.Module):
         super().__init__()
         self.num_samples, self.num_classes, self.spatial = num_samples, num_classes, tuple(spatial)
         for name, value in {"num_samples": num_samples, "num_classes": num_classes}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name}={value!r:.100} must be a whole number from 1: len(train_set), or its classes")
         if any(size < 1 for size in self.spatial):
             raise ValueError(f"spatial={self.spatial} must be positive sizes, as (H, W)")
         self.ignore_index = ignore_index

@@ -43,7 +43,8 @@ class Backward(Method):
     Args:
         transition: T, K rows of K probabilities, row i those of each given label for the true class i; or the path of
             a .csv or .npy file that holds it (`lp.estimate_noise` gives one). `None` estimates it by a first training;
-            the result is `fitted.method.transition`. `loss` itself, without a matrix, is plain cross-entropy.
+            the result is `clf.run_.fitted.method.transition`. Rows and columns are in the sorted order of the classes.
+            `loss` itself, without a matrix, is plain cross-entropy.
         percentile: of the estimate, in (0, 100]: the outlier filter of `anchor_transition`; 100 filters nothing.
             `None` is the paper's, 97 for up to 16 classes and 100 for more.
         calibrated: of the estimate, whether the predictions are calibrated first; `False` is the paper's.

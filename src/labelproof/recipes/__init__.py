@@ -44,7 +44,7 @@ METRICS = {
 _TEXTS = ("title", "citation", "source")
 _TOP = (*_TEXTS, "deviations", "expected", "train")
 _EXPECTED = ("mean", "sd", "runs", "metric", "evidence")
-_NEVER = ("recipe", "out", "resume", "quiet", "tensorboard")  # of a call, not of an experiment
+_NEVER = ("help", "recipe", "out", "resume", "quiet", "tensorboard")  # of a call, not of an experiment
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def write_report(run_dirs: Sequence[Path | str] | Path | str, out: Path | str | 
 
     Args:
         run_dirs: a run folder made by `labelproof train`, finished or not; or several.
-        out: the file to write. Defaults to `report.html` in the run folder; for several runs, in the folder in
+        out: the .html file to write. Defaults to `report.html` in the run folder; for several runs, in the folder in
             which they all lie.
 
     Returns:
@@ -38,7 +38,8 @@ def write_report(run_dirs: Sequence[Path | str] | Path | str, out: Path | str | 
 
     Raises:
         FileNotFoundError: a folder is not a run folder.
-        ValueError: `run_dirs` is empty or mixes tasks, a file of a run is damaged, or `out` cannot be a file.
+        ValueError: `run_dirs` is empty, names a folder twice or mixes tasks, a file of a run is damaged, or `out`
+            cannot be a file or does not end in .html.
         OSError: a file cannot be written; what was there before is left as it was. A run folder that may not be
             written to goes without the pictures.
 
@@ -54,6 +55,8 @@ def write_report(run_dirs: Sequence[Path | str] | Path | str, out: Path | str | 
     folders = [Path(run_dirs)] if isinstance(run_dirs, str | Path) else [Path(folder) for folder in run_dirs]
     if not folders:
         raise ValueError("run_dirs is empty: give at least one run folder made by `labelproof train`")
+    if twice := [str(folder) for folder, n in Counter(folder.resolve() for folder in folders).items() if n > 1]:
+        raise ValueError(f"run_dirs names a folder more than once: {', '.join(twice)}. Give each run once")
     target = _target(folders, out)
     runs = [RunRecord.load(folder) for folder in folders]
     if len({run.regression for run in runs}) > 1:
@@ -97,6 +100,8 @@ def _target(folders: Sequence[Path], out: Path | str | None) -> Path:
         target = Path(out)
         if target.is_dir():
             raise ValueError(f"out={str(out)!r} is a folder: give the file to write, e.g. {target / 'report.html'}")
+        if target.suffix.lower() != ".html":
+            raise ValueError(f"out={str(out)!r} must end in .html: the report is a page")
         return target
     if len(folders) == 1:
         return folders[0] / "report.html"
@@ -129,7 +134,6 @@ def _contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
     labels = _labels(runs)
     main, why = _main(runs)
     shown = runs[main]
-    data_name = str(shown.section("data").get("name", "the data"))
     wrong = shown.really_wrong()
     tiles = tables.tiles(shown)
     known = [tile.wrong for tile in tiles if tile.wrong is not None]
@@ -137,7 +141,7 @@ def _contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
     paths, with_simplex = simplex.pictures(runs, labels)
     return {
         "what": _title(runs, labels),
-        "data_name": data_name,
+        "data_name": text.listing(list(dict.fromkeys(map(text.data_name, runs)))),
         "sentences": text.headline(runs, labels, main),
         "caveats": summary.caveats(runs, labels),
         "cards": summary.run_cards(runs, labels) if several else summary.cards(shown),

@@ -177,16 +177,16 @@ def headline(runs: Sequence[RunRecord], labels: Sequence[str], main: int) -> lis
         main: position of the run whose list of wrong labels is shown.
     """
     run = runs[main]
-    facts = [f"{count(run.num_samples)} labelled samples"] if run.num_samples else []
-    facts += [words] if (words := noise_words(run.noise)) else []
-    name = str(run.section("data").get("name", "the data"))
-    where = f"{name} ({'; '.join(facts)})" if facts else name
+    where = _where(run)
     measure, write = ("RMSE", number) if run.regression else ("accuracy", percent)
     scores = [one.last("test_rmse" if run.regression else "test_accuracy") for one in runs]
     if len(runs) > 1:
-        told = [f"{label} {write(score)}" for label, score in zip(labels, scores, strict=True)]
-        first = f"Trained on {where}. Test {measure} at the last epoch: {listing(told)}."
-        return [first, *_findings(run, f" by {labels[main]}")]
+        known = [i for i, score in enumerate(scores) if score is not None]
+        if several := len({data_name(one) for one in runs}) > 1:
+            where = listing(list(dict.fromkeys(map(_where, runs))))
+        told = [f"{labels[i]} {write(scores[i])}" + f" on {data_name(runs[i])}" * several for i in known]
+        score = f"Test {measure} at the last epoch: {listing(told)}." if told else "There is no test score."
+        return [f"Trained on {where}. {score}", *_findings(run, f" by {labels[main]}")]
     epochs = len(run.metrics)
     time = f"{count(epochs)} epoch{'s' if epochs != 1 else ''}"
     if scores[0] is None:
@@ -195,6 +195,17 @@ def headline(runs: Sequence[RunRecord], labels: Sequence[str], main: int) -> lis
         reached = f"a test RMSE of {number(scores[0])}" if run.regression else f"{percent(scores[0])} test accuracy"
         first = f"{labels[0]} reached {reached}{f' after {time}' if epochs else ''} on {where}."
     return [first, *_findings(run, "")]
+
+
+def data_name(run: RunRecord) -> str:
+    """What to call the data that a run was trained on."""
+    return str(run.section("data").get("name", "the data"))
+
+
+def _where(run: RunRecord) -> str:
+    facts = [f"{count(run.num_samples)} labelled samples"] if run.num_samples else []
+    facts += [words] if (words := noise_words(run.noise)) else []
+    return data_name(run) + (f" ({'; '.join(facts)})" if facts else "")
 
 
 def _findings(run: RunRecord, who: str) -> list[str]:
