@@ -42,7 +42,7 @@ BATCH, LR, MOMENTUM, DECAY = 128, 0.02, 0.9, 5e-4
 def plain(data: Any, seed: int) -> float:
     """One epoch of the hand-written loop; seconds."""
     torch.manual_seed(seed)
-    net = build("cnn", input_shape(data), data.num_classes)
+    net = build("cnn", input_shape(data), data.num_classes).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), LR, momentum=MOMENTUM, weight_decay=DECAY)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     mean, std = float(data.x.mean()), float(data.x.std())

@@ -36,7 +36,17 @@ SUITES: dict[str, tuple[str, dict[str, str]]] = {
     "CIFAR-10N worse (human labels, 40.2 % wrong), 10,000 images, small CNN": (
         "labelproof train cifar10n:worse --subset 10000 --method {method} --epochs 40 --validation-fraction 0.1"
         " --seed {seed}",
-        {"ce": "ce", "elr": "elr", "co-teaching": "co-teaching --noise-rate 0.4"},
+        {
+            "ce": "ce",
+            "elr": "elr",
+            "co-teaching": "co-teaching --noise-rate 0.4",
+            "co-teaching auto": "co-teaching --noise-rate auto",
+            "co-teaching+": "co-teaching+ --noise-rate 0.4",
+            "decoupling": "decoupling",
+            "mentornet": "mentornet --percentile 0.6",
+            "elr+": "elr+",
+            "dividemix": "dividemix",
+        },
     ),
 }
 

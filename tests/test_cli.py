@@ -143,6 +143,7 @@ def test_flags_of_a_method_come_from_its_constructor(capsys: pytest.CaptureFixtu
     assert "options of --method co-teaching" in text
     assert "--noise-rate" in text
     assert "--lam LAM" not in text
+    assert "--momentum-schedule MOMENTUM_SCHEDULE of the momentum, in the same words; multistep:80:0.1111 takes" in text
 
 
 def test_methods_and_data_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +157,7 @@ def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -
     assert "unknown command 'trian': did you mean 'train'?" in fails(capsys, "trian", flowers)
     assert "unknown flag --epoch: did you mean '--epochs'?" in fails(capsys, "train", flowers, "--epoch", "3")
     assert "unknown method 'erl': did you mean 'elr'?" in fails(capsys, "train", flowers, "--method", "erl")
-    assert "unknown flag --noise-rate: it is an option of --method co-teaching or self-paced;" in fails(
+    assert "unknown flag --noise-rate: it is an option of --method co-teaching, co-teaching+ or self-paced;" in fails(
         capsys, "train", flowers, "--noise-rate", "0.2"
     )
     assert "missing: data. See labelproof train --help" in fails(capsys, "train")
@@ -368,7 +369,8 @@ def test_flags_have_the_defaults_of_the_signature(name: str) -> None:
     """What is not typed is what Python has when it is not given, for every method and every setting."""
     parser = Parser(prog="t", allow_abbrev=False)
     add_training(parser, ["--method", name])
-    given = vars(parser.parse_args(["--method", name]))
+    clean = ["--clean", "verified.csv"] if "clean" in METHODS[name].streams else []
+    given = vars(parser.parse_args(["--method", name, *clean]))
     assert {k: given[k] for k in METHODS[name].param_names()} == METHODS[name]().get_params()
     for field in dataclasses.fields(Settings):
         assert given[field.name] == field.default

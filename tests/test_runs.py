@@ -15,15 +15,14 @@ from labelproof.engine.settings import Settings
 from labelproof.methods import METHODS
 from labelproof.report import write_report
 from labelproof.runs import train
-from tests.toy import line, problem, settings
+from tests.toy import line, problem, settings, streams
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_ends_in_the_same_table_and_a_report(name: str, tmp_path: Path) -> None:
     data = problem(METHODS[name], 120, noise=0.2)
-    run = train(
-        data, METHODS[name](), "mlp", settings(epochs=4), test=problem(METHODS[name], 50, seed=3), folder=tmp_path
-    )
+    test, further = problem(METHODS[name], 50, seed=3), streams(METHODS[name])
+    run = train(data, METHODS[name](), "mlp", settings(epochs=4), test=test, streams=further, folder=tmp_path)
     assert list(run.issues.columns[:6]) == ["id", "given", "suggested", "p_wrong", "rank", "flagged"]
     assert sorted(run.issues["id"]) == list(range(120))
     assert run.issues["p_wrong"].between(0, 1).all()

@@ -54,6 +54,13 @@ def problem(method: type[Method], n: int = 97, noise: float = 0.0, seed: int = 0
     return line(n, outliers=noise, seed=seed)
 
 
+def streams(method: type[Method], classes: int = 3) -> dict[str, Data]:
+    """A small clean set for each stream a method asks for beside that of training."""
+    classification = "classification" in method.tasks
+    made = {name: blobs(24, classes, seed=77) if classification else line(24, seed=77) for name in method.streams}
+    return {name: data for name, data in made.items() if name != "train"}
+
+
 def factory(data: Data, width: int = 64, dropout: float = 0.0) -> Any:
     inputs = int(np.prod(np.asarray(data.x).shape[1:]))
     outputs = data.num_classes or data.y.shape[1]

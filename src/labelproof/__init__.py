@@ -2,8 +2,8 @@
 
 >>> import labelproof as lp
 >>> lp.available_methods()
-['backward', 'bootstrap', 'ce', 'co-teaching', 'd2l', 'elr', 'forward', 'gce', 'mae', 'mse', 'sce', 'self-paced',
-'sop', 'sop+']
+['backward', 'bootstrap', 'ce', 'co-teaching', 'co-teaching+', 'd2l', 'decoupling', 'dividemix', 'elr', 'elr+',
+'forward', 'gce', 'mae', 'mentornet', 'mentornet-dd', 'mse', 'sce', 'self-paced', 'sop', 'sop+']
 
 Everything is imported on first use, so that `import labelproof` costs next to nothing.
 """

@@ -159,6 +159,7 @@ def train(**args: Any) -> None:
     method = _method(args, data)
     if args["noise"]:
         data, _ = _inject(data, args["noise"], settings.seed)
+    streams = _streams(args, data)
     name = f"{data.name}-{method_name(method)}-seed{settings.seed}".replace(":", "-").replace("/", "-")
     folder = Path(args["out"] or Path("runs", name))
     run = runs.train(
@@ -167,6 +168,7 @@ def train(**args: Any) -> None:
         _network(args, data),
         settings,
         test=test,
+        streams=streams,
         folder=folder,
         resume=args["resume"],
         verbose=0 if args["quiet"] else 1,
@@ -188,7 +190,8 @@ def find(**args: Any) -> None:
     settings, out = _settings(args), Path(args["out"])
     _check_target(out, Path(args["data"]))  # before hours of training, not after
     data, _ = _load(args, test=False)
-    run = runs.train(data, _method(args, data), _network(args, data), settings, verbose=0 if args["quiet"] else 1)
+    method, network, streams = _method(args, data), _network(args, data), _streams(args, data)
+    run = runs.train(data, method, network, settings, streams=streams, verbose=0 if args["quiet"] else 1)
     if runs.is_first_process():
         save_issues(runs.with_truth(run.issues, data), out)
         if not args["quiet"]:
@@ -321,15 +324,27 @@ def _check_target(out: Path, source: Path) -> None:
         raise ValueError(f"--out={out} is the data itself, which is never changed: choose another file")
 
 
+def _reading(args: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `readers.read`."""
+    names = ("label", "task", "id_column", "image_column", "image_size", "truth", "data_dir")
+    options = {name: args[name] for name in names}
+    return {**options, "drop": [name.strip() for name in (args["drop"] or "").split(",") if name.strip()]}
+
+
+def _streams(args: dict[str, Any], data: Any) -> dict[str, Any]:
+    """Further data, coded as the training data is."""
+    from labelproof.data.readers import read
+
+    return {"clean": read(args["clean"], **_reading(args), like=data)} if args.get("clean") else {}
+
+
 def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
     import numpy as np
 
     from labelproof.data import catalog
     from labelproof.data.readers import read
 
-    names = ("label", "task", "id_column", "image_column", "image_size", "truth", "data_dir")
-    options: dict[str, Any] = {name: args[name] for name in names}
-    options["drop"] = [name.strip() for name in (args["drop"] or "").split(",") if name.strip()]
+    options = _reading(args)
     train = read(args["data"], **options)
     if args["subset"] is not None:
         if not 2 <= args["subset"] <= len(train):

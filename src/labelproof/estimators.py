@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
-from labelproof.core.method import Method
+from labelproof.core.method import Method, NoiseRate
 from labelproof.data.dataset import Data, MapStyle
 from labelproof.engine.settings import Settings
 from labelproof.methods import get_method
@@ -39,6 +40,7 @@ class _NoisyLabelEstimator(BaseEstimator):
         momentum: float = 0.9,
         weight_decay: float | None = None,
         schedule: str = "cosine",
+        momentum_schedule: str = "constant",
         clip: float | None = None,
         precision: str = "32-true",
         validation_fraction: float | None = None,
@@ -47,7 +49,7 @@ class _NoisyLabelEstimator(BaseEstimator):
         augment: str = "auto",
         workers: int = 0,
         memory: str = "dense",
-        noise_rate: float | None = None,
+        noise_rate: NoiseRate | None = None,
         random_state: Any = 0,
         device: str = "auto",
         verbose: int = 0,
@@ -61,6 +63,7 @@ class _NoisyLabelEstimator(BaseEstimator):
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.schedule = schedule
+        self.momentum_schedule = momentum_schedule
         self.clip = clip
         self.precision = precision
         self.validation_fraction = validation_fraction
@@ -114,13 +117,13 @@ class _NoisyLabelEstimator(BaseEstimator):
             raise ValueError(f"method={self.method!r} has no use for noise_rate={self.noise_rate!r}: leave it out")
         return type(method)(**{**method.get_params(), "noise_rate": self.noise_rate})
 
-    def _fit(self, data: Data) -> None:
+    def _fit(self, data: Data, streams: Mapping[str, Data] | None = None) -> None:
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31)
         shared = {name: getattr(self, name) for name in Settings.__dataclass_fields__ if hasattr(self, name)}
         settings = Settings(**shared, seed=int(seed))
-        self.run_ = train(data, self._method(), self.network, settings, verbose=self.verbose)
+        self.run_ = train(data, self._method(), self.network, settings, streams=streams, verbose=self.verbose)
 
     def _inputs(self, X: Any, *, reset: bool) -> NDArray[Any] | MapStyle:
         """Rows and images as arrays, checked; map-style data sets as they are."""
@@ -167,9 +170,10 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
         batch_size: samples per step.
         lr: learning rate; the optimiser's default if `None`.
         optimizer: `"sgd"`, `"adam"` or `"adamw"`.
-        momentum: of sgd.
+        momentum: of sgd; of adam and adamw the first beta.
         weight_decay: the optimiser's default if `None`.
-        schedule: of the learning rate, e.g. `"cosine"`, `"constant"`, `"multistep:40,80:0.01"`.
+        schedule: of the learning rate, e.g. `"cosine"`, `"constant"`, `"linear:80"`, `"multistep:40,80:0.01"`.
+        momentum_schedule: of the momentum, in the same words.
         clip: largest gradient norm per network, none if `None`.
         precision: `"32-true"`, `"bf16-mixed"` or `"16-mixed"`.
         validation_fraction: share held out, with its noisy labels; 0.1 with early stopping, else 0.
@@ -178,7 +182,7 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
         augment: `"auto"` (crop and flip for colour images), `"none"`, `"crop"` or `"crop-flip"`.
         workers: loading processes for map-style data sets.
         memory: how state per sample is kept: `"dense"`, `"fp16"`, `"bf16"`, `"cpu"`, `"mmap"`, `"topk:50"` ...
-        noise_rate: estimated share of wrong labels, for methods that ask for it.
+        noise_rate: share of wrong labels, for methods that ask for it; `"auto"` estimates it first.
         random_state: seed, `RandomState` or `None`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         verbose: 0 is silent, 1 shows progress.
@@ -204,13 +208,17 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
 
     _default_method = "elr"
 
-    def fit(self, X: Any, y: ArrayLike | None = None) -> NoisyLabelClassifier:
+    def fit(
+        self, X: Any, y: ArrayLike | None = None, *, clean: tuple[Any, ArrayLike] | None = None
+    ) -> NoisyLabelClassifier:
         """Train.
 
         Args:
             X: `(N, D)` rows, `(N, C, H, W)` images (uint8 or float), a data frame of numbers, or a map-style data
                 set of inputs or of `(input, label)` pairs.
             y: `(N,)` labels of any kind; may be left out where the data set carries them.
+            clean: `(X, y)` of samples whose labels were verified, for methods that learn from some (`mentornet-dd`);
+                best if these samples are in `X` as well.
         """
         x = self._inputs(X, reset=True)
         labels = column_or_1d(np.asarray(self._labels(X, y)), warn=True)
@@ -218,8 +226,17 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
         _same_length(x, labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         names = [str(n) for n in getattr(self, "feature_names_in_", [])]
-        self._fit(Data(x, codes.astype(np.int64), classes=self.classes_, ids=self._ids(X, len(codes)), columns=names))
+        data = Data(x, codes.astype(np.int64), classes=self.classes_, ids=self._ids(X, len(codes)), columns=names)
+        self._fit(data, None if clean is None else {"clean": self._clean(*clean)})
         return self
+
+    def _clean(self, X: Any, y: ArrayLike) -> Data:
+        x, labels = self._inputs(X, reset=False), column_or_1d(np.asarray(y))
+        _same_length(x, labels)
+        unknown = sorted(set(labels.tolist()) - set(self.classes_.tolist()), key=str)
+        if unknown:
+            raise ValueError(f"clean has the label {unknown[0]!r}, which no training sample has")
+        return Data(x, np.searchsorted(self.classes_, labels).astype(np.int64), classes=self.classes_, name="clean")
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """`(n, K)` class probabilities, columns in the order of `classes_`."""

@@ -45,7 +45,8 @@ class Parser(jsonargparse.ArgumentParser):
             if unknown[1] == "--recipe":
                 hint = ": recipes are for labelproof train;"
             elif owners:
-                hint = f": it is an option of --method {' or '.join(owners)};"
+                named = " or ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
+                hint = f": it is an option of --method {named};"
             else:
                 hint = did_you_mean(unknown[1], flags)
             message = f"unknown flag {unknown[1]}{hint} see {self.prog} --help"
@@ -139,6 +140,13 @@ def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) ->
     parser.add_argument("--method", type=str | None, help=f"{names}; if not given, elr, or co-teaching for regression")
     parser.add_argument("--network", type=str, default="auto", help=f"auto (cnn for images, else mlp), {networks}")
     chosen = value_of("--method", words) or "elr"
+    if "clean" in get_method(chosen).streams:
+        parser.add_argument(
+            "--clean",
+            type=str,
+            required=True,
+            help="data whose labels were verified, to learn from; best if these samples are in DATA as well",
+        )
     add_signature(parser, get_method(chosen), f"options of --method {chosen}")
     add_signature(parser, Settings, "training", skip)
 

@@ -67,6 +67,7 @@ def train(
     settings: Settings,
     *,
     test: Data | None = None,
+    streams: Mapping[str, Data] | None = None,
     folder: Path | None = None,
     resume: bool = False,
     verbose: int = 0,
@@ -81,6 +82,7 @@ def train(
         network: a built-in name, a module or a factory.
         settings: how to train.
         test: evaluated, never used for a choice.
+        streams: further data the method asks for, by name, e.g. `{"clean": verified samples}`.
         folder: gets `run.json`, `metrics.csv`, `issues.csv`, `gallery.npz`, `simplex.npz` (where the truth is known),
             `report.html` with its pictures, and checkpoints.
         resume: go on from the folder's last checkpoint.
@@ -103,6 +105,7 @@ def train(
             data,
             settings,
             test=test,
+            streams=streams,
             folder=folder,
             resume=resume,
             verbose=verbose,
@@ -115,9 +118,16 @@ def train(
     result["seconds_with_report"] = round(time.perf_counter() - began, 2)
     run = Run(fitted, issues, noise, result, folder)
     if folder is not None and is_first_process():
+        record["method"]["params"] |= _chosen(method, fitted.method)
         record["network"]["parameters"] = sum(p.numel() for p in fitted.nets[0].parameters())
         _write(folder, run, {**record, "status": "finished", "result": result})
     return run
+
+
+def _chosen(asked: Method, trained: Method) -> dict[str, Any]:
+    """Hyper-parameters that were left to the procedure (`noise_rate="auto"`), as they were trained with."""
+    before, after = asked.get_params(), trained.get_params()
+    return {k: v for k, v in after.items() if before.get(k) == "auto" and v != "auto"}
 
 
 def is_first_process() -> bool:

@@ -22,12 +22,14 @@ from labelproof.data.seeds import generator
 from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
 from labelproof.methods import METHODS
-from tests.toy import blobs, factory, line, mlp, problem, same, settings
+from tests.toy import blobs, factory, line, mlp, problem, same, settings, streams
 
 #: What the others are compared with; they promise no robustness themselves.
 BASELINES = {"ce", "mse"}
 #: Hyper-parameters for 40 % noise on the toy problem, where the paper's are for less.
-OPTIONS = {"bootstrap": {"beta": 0.5}}
+OPTIONS = {"bootstrap": {"beta": 0.5}, "mentornet": {"percentile": 0.6}}
+#: Mixup pairs rows by position: batches that should be the same in another order, or twice, are compared without it.
+UNMIXED: dict[str, dict[str, Any]] = {"dividemix": {"alpha": 0.0}, "elr+": {"mixup": 0.0}}
 NAMES = sorted(METHODS)
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -36,9 +38,9 @@ def clock(epoch: int = 5, step: int = 0) -> Clock:
     return Clock(epoch, 10, step, 4, generator(0, "test", epoch, step))
 
 
-def set_up(name: str, net: Any = None, n: int = 97, classes: int = 3) -> tuple[Method, Nets, Batch]:
+def set_up(name: str, net: Any = None, n: int = 97, classes: int = 3, **options: Any) -> tuple[Method, Nets, Batch]:
     """A method, its networks and a batch of 32 rows of a problem of `n`."""
-    method = METHODS[name]()
+    method = METHODS[name](**options)
     classification = "classification" in method.tasks
     data = blobs(n, classes) if classification else line(n)
     outputs = classes if classification else 1
@@ -47,8 +49,10 @@ def set_up(name: str, net: Any = None, n: int = 97, classes: int = 3) -> tuple[M
     nets = Nets([make() for _ in range(method.peers)], twins=method.twins)
     method.setup(Classification(classes) if classification else Regression(1), n, nets[0])
     rows = np.random.default_rng(3).permutation(n)[:32]
-    x = torch.from_numpy(data.x[rows])
-    return method, nets, Batch(torch.from_numpy(rows), (x,) * len(method.views), torch.from_numpy(data.y[rows]))
+    x, y = torch.from_numpy(data.x[rows]), torch.from_numpy(data.y[rows])
+    further = streams(METHODS[name], classes)
+    side = {s: Batch(torch.arange(len(d)), (torch.from_numpy(d.x),), torch.from_numpy(d.y)) for s, d in further.items()}
+    return method, nets, Batch(torch.from_numpy(rows), (x,) * len(method.views), y, side)
 
 
 def gradient(nets: Nets, loss: Loss) -> list[torch.Tensor]:
@@ -94,8 +98,9 @@ def test_order_of_the_batch_does_not_matter(name: str) -> None:
     perm = torch.randperm(32, generator=torch.Generator().manual_seed(0))
     results = []
     for order in (torch.arange(32), perm):
-        method, nets, batch = set_up(name)
-        b = Batch(batch.index[order], tuple(v[order] for v in batch.views), batch.target[order])
+        method, nets, batch = set_up(name, **UNMIXED.get(name, {}))
+        views = tuple(v[order] for v in batch.views)
+        b = batch._replace(index=batch.index[order], views=views, target=batch.target[order])
         results.append(gradient(nets, method.loss(nets, b, clock())))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
@@ -106,11 +111,10 @@ def test_loss_scale_does_not_depend_on_the_number_of_rows(name: str) -> None:
     """The batch written twice has the loss and gradient of the batch: nothing is divided twice, nothing summed."""
     results = []
     for times in (1, 2):
-        method, nets, b = set_up(name, n=194)
+        method, nets, b = set_up(name, n=194, **UNMIXED.get(name, {}))
         index = torch.cat([b.index % 97 + 97 * k for k in range(times)])  # other samples, so tables start alike
-        twice = Batch(
-            index, tuple(v.repeat(times, 1) for v in b.views), b.target.repeat(times, *[1] * (b.target.ndim - 1))
-        )
+        views, target = tuple(v.repeat(times, 1) for v in b.views), b.target.repeat(times, *[1] * (b.target.ndim - 1))
+        twice = b._replace(index=index, views=views, target=target)
         loss = method.loss(nets, twice, clock())
         results.append([loss.value.detach(), *gradient(nets, loss)])
     for a, b in zip(*results, strict=True):
@@ -121,7 +125,7 @@ def test_loss_scale_does_not_depend_on_the_number_of_rows(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_tiny_batches_are_safe(name: str, rows: int) -> None:
     method, nets, b = set_up(name)
-    small = Batch(b.index[:rows], tuple(v[:rows] for v in b.views), b.target[:rows])
+    small = b._replace(index=b.index[:rows], views=tuple(v[:rows] for v in b.views), target=b.target[:rows])
     loss = method.loss(nets, small, clock(9))
     assert all(torch.isfinite(g).all() for g in gradient(nets, loss))
 
@@ -160,7 +164,8 @@ def test_half_precision_stays_finite(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_ragged_last_batch(name: str) -> None:
     data = problem(METHODS[name], 97)
-    result = fit(METHODS[name](), factory(data), data, settings(batch_size=32), test=problem(METHODS[name], 60, seed=9))
+    test, how = problem(METHODS[name], 60, seed=9), settings(batch_size=32)
+    result = fit(METHODS[name](), factory(data), data, how, test=test, streams=streams(METHODS[name]))
     assert len(result.history) == 3
     assert all(np.isfinite(v) for row in result.history for v in row.values())
     assert result.evidence.visits.tolist() == [3.0] * 97, "every sample is visited once per epoch"
@@ -172,7 +177,7 @@ def test_two_unbalanced_classes(name: str) -> None:
     data = blobs(97, 2)
     rare = np.flatnonzero(data.y == 1)[:5]
     data = data.take(np.sort(np.concatenate([np.flatnonzero(data.y == 0), rare])))
-    result = fit(METHODS[name](), factory(data), data, settings())
+    result = fit(METHODS[name](), factory(data), data, settings(), streams=streams(METHODS[name], 2))
     assert np.isfinite(result.belief()).all()
     assert np.isfinite(result.predict(data.x)).all()
 
@@ -181,7 +186,7 @@ def test_two_unbalanced_classes(name: str) -> None:
 def test_the_method_given_is_left_as_it_was(name: str) -> None:
     method, data = METHODS[name](), problem(METHODS[name])
     before = repr(method), set(dir(method))
-    fit(method, factory(data), data, settings(epochs=1))
+    fit(method, factory(data), data, settings(epochs=1), streams=streams(METHODS[name]))
     assert (repr(method), set(dir(method))) == before
 
 
@@ -190,7 +195,8 @@ def test_killed_and_resumed_ends_bit_identical(name: str, tmp_path: Path) -> Non
     """A real process, really killed, inside an epoch; then resumed here and compared with a run left alone."""
     data = problem(METHODS[name])
     how = settings(epochs=6, batch_size=16, checkpoint_every=2, validation_fraction=0.2)
-    whole = fit(METHODS[name](), factory(data, dropout=0.2), data, how, folder=tmp_path / "whole")
+    side = streams(METHODS[name])
+    whole = fit(METHODS[name](), factory(data, dropout=0.2), data, how, folder=tmp_path / "whole", streams=side)
     env = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(TESTS / "contract" / "victim.py"), name, str(tmp_path / "killed")]
     victim = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
@@ -203,7 +209,9 @@ def test_killed_and_resumed_ends_bit_identical(name: str, tmp_path: Path) -> Non
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "done").exists()
-    again = fit(METHODS[name](), factory(data, dropout=0.2), data, how, folder=tmp_path / "killed", resume=True)
+    again = fit(
+        METHODS[name](), factory(data, dropout=0.2), data, how, folder=tmp_path / "killed", resume=True, streams=side
+    )
     assert same(dict(whole.nets.state_dict()), dict(again.nets.state_dict()))
     assert same(dict(whole.method.state_dict()), dict(again.method.state_dict()))
     assert same(dict(whole.evidence.state_dict()), dict(again.evidence.state_dict()))
@@ -223,7 +231,8 @@ def test_beats_the_baseline_under_noise(name: str) -> None:
         options = {k: v for k, v in known.items() if k in kind.param_names()}
         for which, method in (("base", METHODS["ce" if classification else "mse"]()), ("method", kind(**options))):
             how = settings(epochs=60, batch_size=64, lr=0.1, seed=seed, weight_decay=0.0)
-            last = fit(method, factory(data, 256), data, how, test=test).history[-1]
+            side = streams(type(method))
+            last = fit(method, factory(data, 256), data, how, test=test, streams=side).history[-1]
             scores[which].append(last["test_accuracy"] if classification else -last["test_rmse"])
     gain = np.mean(scores["method"]) - np.mean(scores["base"])
     assert gain > (0.08 if classification else 1.0), scores
@@ -235,6 +244,7 @@ def test_test_labels_decide_nothing() -> None:
         data, test = problem(METHODS[name], 120, noise=0.2), problem(METHODS[name], 60, seed=4)
         garbage = test.relabelled(np.random.default_rng(0).permutation(test.y))
         how = settings(epochs=8, early_stopping=True, patience=2)
-        a, b = (fit(METHODS[name](), factory(data), data, how, test=t) for t in (test, garbage))
+        side = streams(METHODS[name])
+        a, b = (fit(METHODS[name](), factory(data), data, how, test=t, streams=side) for t in (test, garbage))
         assert same(dict(a.nets.state_dict()), dict(b.nets.state_dict()))
         assert len(a.history) == len(b.history)

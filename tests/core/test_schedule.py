@@ -47,6 +47,29 @@ def test_the_floor_is_approached_within_the_last_epoch() -> None:
     assert factor(clock(9, 2)) == pytest.approx(want)
 
 
+def test_linear_is_full_until_its_epoch_and_falls_to_zero_at_the_end() -> None:
+    """Co-teaching's plan: from epoch 80 of 200 on, (200 - epoch) / 120."""
+    factor = parse_schedule("linear:80")
+    got = [factor(clock(e, epochs=200)) for e in range(200)]
+    assert got == pytest.approx([1.0] * 80 + [(200 - e) / 120 for e in range(80, 200)])
+    assert factor(clock(80, 2, epochs=200, steps=4)) == pytest.approx(119.5 / 120), "it moves with every step"
+    assert 0 < factor(clock(199, 99, epochs=200, steps=100)) < 1e-4
+
+
+def test_linear_alone_falls_from_the_start() -> None:
+    plain, zero = parse_schedule("linear"), parse_schedule("linear:0")
+    assert [plain(clock(e)) for e in range(10)] == pytest.approx([1 - e / 10 for e in range(10)])
+    assert [zero(clock(e)) for e in range(10)] == [plain(clock(e)) for e in range(10)]
+    late = parse_schedule("linear:10")
+    assert [late(clock(e, 3)) for e in range(10)] == [1.0] * 10, "training ends before the fall begins"
+    assert parse_schedule("warmup:2+linear")(clock(0)) == pytest.approx(1 / 8)
+
+
+def test_another_setting_is_called_by_its_name() -> None:
+    with pytest.raises(ValueError, match=r"^momentum_schedule='lineal' is not understood; allowed: 'constant'"):
+        parse_schedule("lineal", "momentum_schedule")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -57,6 +80,11 @@ def test_the_floor_is_approached_within_the_last_epoch() -> None:
         "cosine:nan",
         "cosine:inf",
         "cosine:0.1:0.2",
+        "linear:",
+        "linear:-1",
+        "linear:2.5",
+        "linear:80:0.1",
+        "lineal",
         "cosin",
         "constant:0.1",
         "restarts",
@@ -70,4 +98,4 @@ def test_other_texts_are_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ValueError, match="is not understood; allowed: 'constant', 'cosine', 'cosine:FLOOR'") as error:
         parse_schedule(text)
     assert f"schedule={text!r}" in str(error.value)
-    assert "share of the learning rate to end at, in [0, 1)" in str(error.value)
+    assert "share to end at, in [0, 1)" in str(error.value)

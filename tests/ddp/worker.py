@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,13 +13,17 @@ from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
-from tests.toy import Offsets, blobs, factory, problem, same, settings
+from tests.toy import Offsets, blobs, factory, problem, same, settings, streams
 
 CASES = {**METHODS, "offsets": Offsets}
 #: An estimated matrix is read at single samples, and the stage before it kept at the best epoch: a difference in the
 #: seventh digit can choose another. With a given one two processes must do what one does; see also `estimated`.
 GIVEN = {"transition": [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]}
-OPTIONS = {"forward": GIVEN, "backward": GIVEN}
+#: Mixup pairs rows of the same rank, by position: two processes form other pairs than one.
+UNMIXED = {"mixup": 0.0}
+OPTIONS: dict[str, dict[str, Any]] = {"forward": GIVEN, "backward": GIVEN, "elr+": UNMIXED, "dividemix": {"alpha": 0.0}}
+DISPUTED = {"warmup": 1}  # two of three epochs on samples in dispute
+OPTIONS |= {"co-teaching+": DISPUTED, "decoupling": DISPUTED}
 
 
 def how(devices: int) -> Settings:
@@ -30,7 +35,8 @@ def run(devices: int) -> dict[str, dict[str, torch.Tensor]]:
     states = {}
     for name, kind in CASES.items():
         data, test = problem(kind, 128, noise=0.2), problem(kind, 51, seed=7)
-        r = fit(kind(**OPTIONS.get(name, {})), factory(data), data, how(devices), test=test)
+        method = kind(**OPTIONS.get(name, {}))
+        r = fit(method, factory(data), data, how(devices), test=test, streams=streams(kind))
         states[name] = {
             **{f"nets.{k}": v for k, v in r.nets.state_dict().items()},
             **{f"method.{k}": v for k, v in r.method.state_dict().items()},

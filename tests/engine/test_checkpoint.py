@@ -77,6 +77,18 @@ def test_other_settings_or_data_are_not_resumed(tmp_path: Path) -> None:
         fit(ELR(), factory(data), blobs(seed=5), settings(), folder=tmp_path, resume=True)
 
 
+def test_a_checkpoint_from_before_a_setting_existed_goes_on_as_it_was(tmp_path: Path) -> None:
+    trained(tmp_path)
+    state = checkpoint.load(tmp_path)
+    assert state["stamp"].pop("momentum_schedule") == "constant"
+    checkpoint.save(tmp_path, state)
+    data = blobs()
+    again = fit(ELR(), factory(data), data, settings(), folder=tmp_path, resume=True)
+    assert len(again.history) == 3
+    with pytest.raises(ValueError, match=r"other settings: momentum_schedule='linear' \(was 'constant'\)$"):
+        fit(ELR(), factory(data), data, settings(momentum_schedule="linear"), folder=tmp_path, resume=True)
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
     """A real write that fails half-way: the process may write no file larger than a few kilobytes."""
     trained(tmp_path)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from labelproof.core.method import Method
 from labelproof.core.storage import FORMS
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
-from tests.toy import factory, problem, same, settings
+from tests.toy import factory, problem, same, settings, streams
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -21,7 +22,14 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 def test_a_gpu_learns_what_a_cpu_learns(name: str) -> None:
     data, test = problem(METHODS[name], 200, noise=0.2), problem(METHODS[name], 100, seed=3)
     a, b = (
-        fit(METHODS[name](), factory(data), data, settings(epochs=5, device=device), test=test).history[-1]
+        fit(
+            METHODS[name](),
+            factory(data),
+            data,
+            settings(epochs=5, device=device),
+            test=test,
+            streams=streams(METHODS[name]),
+        ).history[-1]
         for device in ("cpu", "cuda")
     )
     for key in a.keys() & b.keys() - {"seconds"}:
@@ -41,18 +49,19 @@ def test_no_step_synchronises(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Training, "run_batch", strict)
     data = problem(METHODS[name], 97)
-    fit(METHODS[name](), factory(data), data, settings(device="cuda"))
+    fit(METHODS[name](), factory(data), data, settings(device="cuda"), streams=streams(METHODS[name]))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_mixed_precision_stays_finite(name: str, precision: str) -> None:
     data, how = problem(METHODS[name]), settings(device="cuda", precision=precision)
-    if precision == "16-mixed" and name.startswith("sop"):
+    side = streams(METHODS[name])
+    if precision == "16-mixed" and METHODS[name].optimizers is not Method.optimizers:
         with pytest.raises(ValueError, match="cannot serve several optimisers"):
-            fit(METHODS[name](), factory(data), data, how)
+            fit(METHODS[name](), factory(data), data, how, streams=side)
         return
-    r = fit(METHODS[name](), factory(data), data, how)
+    r = fit(METHODS[name](), factory(data), data, how, streams=side)
     assert np.isfinite(r.history[-1]["loss"])
     assert np.isfinite(r.belief()).all()
 

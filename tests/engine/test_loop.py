@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ from labelproof.core.types import Loss
 from labelproof.data.feed import endless
 from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
+from labelproof.functional.mixing import Mixup
 from labelproof.methods import CE, ELR, METHODS, MSE, CoTeaching
-from tests.toy import Offsets, blobs, factory, line, problem, same, settings
+from tests.toy import Offsets, blobs, factory, line, problem, same, settings, streams
 
 
 def test_accumulated_batches_equal_one_large_batch() -> None:
@@ -44,6 +48,48 @@ def test_each_network_is_clipped_on_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     fit(CoTeaching(), factory(data), data, settings(epochs=1, clip=0.05))
     assert len(clipped) == 2 * 3, "two networks, three steps"
     assert max(clipped) <= 0.05 + 1e-6
+
+
+class Betas(Offsets):
+    """Notes after each step the momentum, or the betas, of the network's optimiser and of the rows' own."""
+
+    def optimizers(self, nets: Any, make: Any) -> dict[str, torch.optim.Optimizer]:
+        self.__dict__["seen"] = []
+        self.__dict__["made"] = super().optimizers(nets, make)
+        return self.__dict__["made"]
+
+    def after_step(self, nets: Any, batch: Any, now: Any) -> None:
+        groups = (o.param_groups[0] for o in self.__dict__["made"].values())
+        self.__dict__["seen"].append(tuple(g.get("betas", g.get("momentum")) for g in groups))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_first_beta_follows_the_schedule_of_the_momentum(optimizer: str) -> None:
+    """Co-teaching's Adam has 0.9 at first and 0.1 later; the rows' own optimiser keeps what the method gave it."""
+    data = blobs(96)
+    plan = {"momentum_schedule": "multistep:2:0.1111", "optimizer": optimizer, "lr": 0.01}
+    r = fit(Betas(), factory(data), data, settings(epochs=4, batch_size=48, **plan))
+    first, later = (pytest.approx((b, 0.999)) for b in (0.9, 0.09999))
+    assert [net for net, _ in r.method.seen] == [first] * 4 + [later] * 4
+    assert {own for _, own in r.method.seen} == {0}
+    assert all(torch.isfinite(p).all() for p in r.nets.parameters())
+    assert all(np.isfinite(e["loss"]) for e in r.history)
+
+
+def test_momentum_moves_within_an_epoch_and_stays_where_it_is_constant() -> None:
+    data = blobs(96)
+    common = settings(epochs=2, batch_size=48, momentum=0.8)
+    moved = fit(Betas(), factory(data), data, replace(common, momentum_schedule="linear"))
+    assert [net for net, _ in moved.method.seen] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    still = fit(Betas(), factory(data), data, common)
+    assert {net for net, _ in still.method.seen} == {0.8}
+
+
+def test_momentum_is_adams_first_beta_and_by_default_that_of_torch() -> None:
+    assert Settings().momentum == inspect.signature(torch.optim.Adam).parameters["betas"].default[0]
+    data = blobs(96)
+    r = fit(Betas(), factory(data), data, settings(epochs=1, batch_size=96, optimizer="adam", momentum=0.5))
+    assert r.method.seen[0][0] == (0.5, 0.999)
 
 
 def test_the_schedule_moves_only_what_make_built() -> None:
@@ -164,11 +210,22 @@ def test_no_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch
         real = getattr(Tensor, which)
 
         def spy(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-            calls[which] += self.numel() > 0
+            optimizer = "torch/optim" in sys._getframe(1).f_code.co_filename  # Adam's step counters are on the host
+            calls[which] += self.numel() > 0 and not drawing and not optimizer
             return real(self, *args, **kwargs)
 
         monkeypatch.setattr(Tensor, which, spy)
 
+    drawing, draw = [], Mixup.draw
+
+    def drawn(*args: Any) -> Mixup:  # reads numbers from a generator of the host's, on any device
+        drawing.append(True)
+        try:
+            return draw(*args)
+        finally:
+            drawing.pop()
+
+    monkeypatch.setattr(Mixup, "draw", drawn)
     monkeypatch.setattr("labelproof.functional.device._is_host", lambda x: False)  # as if it were on a GPU
     data = problem(METHODS[name], 97)
     for which in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy", "nonzero"):
@@ -176,7 +233,7 @@ def test_no_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch
     counts = []
     for batch in (48, 4):
         calls.clear()
-        fit(METHODS[name](), factory(data), data, settings(epochs=1, batch_size=batch))
+        fit(METHODS[name](), factory(data), data, settings(epochs=1, batch_size=batch), streams=streams(METHODS[name]))
         counts.append(sum(calls.values()))
     assert counts[1] <= counts[0] + 2, f"more steps, more waiting: {counts}"
 
@@ -201,7 +258,7 @@ def test_side_streams_arrive_and_go_round() -> None:
     data, clean = blobs(96), blobs(20, seed=8)
     fit(Spy(), factory(data), data, settings(epochs=2, batch_size=16), streams={"clean": clean})
     assert Counter(seen) == dict.fromkeys(range(20), 6), "12 steps: six rounds through batches of 16 and 4"
-    with pytest.raises(ValueError, match="Spy needs the further data streams: clean"):
+    with pytest.raises(ValueError, match="method Spy also needs samples whose labels were verified: --clean"):
         fit(Spy(), factory(data), data, settings())
 
 
@@ -229,6 +286,19 @@ def test_endless_feeds_resume_in_the_middle() -> None:
         ({"augment": "flip"}, r"unknown augment 'flip': did you mean 'crop-flip'\?"),
         ({"schedule": "cosin"}, "schedule='cosin' is not understood; allowed: 'constant', 'cosine'"),
         ({"schedule": "multistep:a"}, "schedule='multistep:a' is not understood"),
+        (
+            {"momentum_schedule": "stepped"},
+            "momentum_schedule='stepped' is not understood; allowed: 'constant', 'cosine'",
+        ),
+        (
+            {"momentum_schedule": "multistep:2:1.2"},
+            r"'multistep:2:1.2' takes momentum=0\.9 to 1\.08: it must stay below 1",
+        ),
+        (
+            {"momentum_schedule": "linear", "momentum": 0.0},
+            "momentum_schedule='linear' has nothing to change: momentum is 0",
+        ),
+        ({"momentum": 1.0}, r"momentum=1\.0 must lie in \[0, 1\)"),
         ({"batch_size": 33, "devices": 2}, "batch_size=33 must be a multiple of devices=2"),
         ({"early_stopping": True, "validation_fraction": 0.0}, "early_stopping=True needs validation_fraction > 0"),
     ],

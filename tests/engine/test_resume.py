@@ -51,6 +51,11 @@ CASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "early stopping": (ELR(), {"checkpoint_every": 2, "early_stopping": True, "patience": 1}, False),
     "accumulation": (CoTeaching(), {"checkpoint_every": 1, "accumulate": 2}, False),
     "ragged accumulation": (ELR(), {"checkpoint_every": 3, "accumulate": 3}, False),
+    "adam whose first beta falls": (
+        ELR(),
+        {"optimizer": "adam", "lr": 0.01, "schedule": "linear:1", "momentum_schedule": "multistep:2:0.1111"},
+        False,
+    ),
     "adam and clipping": (ELR(), {"optimizer": "adam", "lr": 0.01, "clip": 0.1}, False),
     "learned rows": (Offsets(), {"checkpoint_every": 1}, False),
     "streaming": (ELR(), {"checkpoint_every": 2}, True),

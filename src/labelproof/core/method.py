@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
+
+#: A share of wrong labels, or that it is to be estimated first (`labelproof.procedures.noise_rate`).
+NoiseRate = float | Literal["auto"]
 
 
 class Scan(Protocol):
@@ -40,18 +43,22 @@ class Scan(Protocol):
 class Fit(Protocol):
     """One training, as `Method.run` is given it: network, settings and folder are those of the run."""
 
-    def __call__(self, method: Method, data: Any, /, *, stage: str = "", **changes: Any) -> Any:
+    def __call__(self, method: Method, data: Any, /, *, stage: str = "", length: float = 1.0, **changes: Any) -> Any:
         """Train `method` on `data`.
 
         Args:
             method: hyper-parameters; a copy is trained.
             data: a `labelproof.data.dataset.Data`.
             stage: name of a training before the last one; its checkpoints get a folder of that name.
+            length: share of the run's epochs it takes, at least one epoch.
             changes: settings this training does differently, e.g. `early_stopping=True`.
 
         Returns:
             A `labelproof.engine.fitted.Fitted`.
         """
+
+    def note(self, text: str) -> None:
+        """Tell the user something, beside the progress of training: what was chosen, say."""
 
 
 class Run(Protocol):
@@ -228,3 +235,12 @@ def in_range(name: str, value: float, low: float, high: float, *, closed: str = 
         left, right = "[" if closed in {"both", "left"} else "(", "]" if closed in {"both", "right"} else ")"
         raise ValueError(f"{name}={value!r} must lie in {left}{low}, {high}{right}")
     return value
+
+
+def check_noise_rate(value: NoiseRate) -> NoiseRate:
+    """Return `value` if it lies in [0, 1) or is `"auto"`, else raise `ValueError`."""
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(f"noise_rate={value!r} must be a number in [0, 1) or 'auto'")
+        return value
+    return in_range("noise_rate", value, 0, 1, closed="left")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache, partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from labelproof.functional.ranks import world_size
+
+T = TypeVar("T", Tensor, tuple[Tensor, ...])
 
 
 class Nets(nn.Module):
@@ -27,7 +34,7 @@ class Nets(nn.Module):
     def __init__(self, peers: Sequence[nn.Module], *, twins: bool = False) -> None:
         super().__init__()
         self.peers = nn.ModuleList(peers)
-        self.twins = nn.ModuleList(deepcopy(p).requires_grad_(False) for p in peers) if twins else nn.ModuleList()
+        self.twins = nn.ModuleList(deepcopy(p).requires_grad_(False).eval() for p in peers if twins)
 
     def __getitem__(self, k: int) -> nn.Module:
         return self.peers[k]
@@ -58,6 +65,84 @@ class Nets(nn.Module):
 
 def _tensors(net: nn.Module) -> list[Tensor]:
     return [*net.parameters(), *net.buffers()]
+
+
+def side_by_side(calls: Sequence[Callable[[], T]], like: Tensor) -> list[T]:
+    """Run calls that do not depend on each other at the same time, where the device can.
+
+    On a CUDA GPU each gets a stream of its own, on which its backward pass will run as well; on a CPU, which one call
+    fills, and under data parallelism, whose hooks expect one stream, they run one after another.
+
+    Args:
+        calls: forward passes of different networks, each returning a tensor or a tuple of them.
+        like: a tensor on the device they run on.
+
+    Returns:
+        What they returned, in order.
+
+    >>> nets = Nets([nn.Linear(2, 1), nn.Linear(2, 1)])
+    >>> x = torch.ones(3, 2)
+    >>> [out.shape for out in side_by_side([lambda net=net: net(x) for net in nets], x)]
+    [torch.Size([3, 1]), torch.Size([3, 1])]
+    """
+    if not like.is_cuda or world_size() > 1 or len(calls) == 1:
+        return [call() for call in calls]
+    here = torch.cuda.current_stream(like.device)
+    results = []
+    for k, call in enumerate(calls):
+        stream = _stream(like.device, k)
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            results.append(call())
+    for k, result in enumerate(results):
+        here.wait_stream(_stream(like.device, k))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            tensor.record_stream(here)  # its memory belongs to the other stream, which must not reuse it too early
+    return results
+
+
+@cache
+def _stream(device: torch.device, k: int) -> torch.cuda.Stream:
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream
+
+
+@contextmanager
+def still_statistics(net: nn.Module) -> Iterator[None]:
+    """Forward passes in here normalise by the batch, as in training, and leave BatchNorm's running statistics alone.
+
+    For a pass that only scores samples, beside the one that trains.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> with still_statistics(norm):
+    ...     _ = norm(torch.randn(8, 2))
+    >>> int(norm.num_batches_tracked)
+    0
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for m in norms:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in norms:
+            m.track_running_stats = True
+
+
+@torch.no_grad()
+def preview(nets: Nets, x: Tensor) -> Tensor:
+    """What all peers say of `x` before the pass that trains: normalised by the batch, without gradient or other trace.
+
+    Returns:
+        `(peers, B, O)` outputs.
+
+    >>> preview(Nets([nn.Linear(2, 1), nn.Linear(2, 1)]), torch.ones(3, 2)).shape
+    torch.Size([2, 3, 1])
+    """
+    with still_statistics(nets):
+        out = torch.stack(side_by_side([partial(net, x) for net in nets], x))
+    torch.clear_autocast_cache()  # before torch 2.11 it hands weights cast without gradient to the next pass
+    return out
 
 
 class Snapshot(nn.Module):

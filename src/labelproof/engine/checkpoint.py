@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+#: Settings that came later, and what runs did before: checkpoints from then do not name them.
+LATER = {"momentum_schedule": "constant"}
 LAST, BEFORE = "last.ckpt", "previous.ckpt"
 
 
@@ -80,6 +82,7 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names each setting that differs, with both values.
     """
+    stored = {**{k: v for k, v in LATER.items() if k in now}, **stored}
     differ = [f"{k}={now.get(k)!r} (was {stored.get(k)!r})" for k in {**stored, **now} if stored.get(k) != now.get(k)]
     if differ:
         raise ValueError(f"cannot resume: the run was started with other settings: {'; '.join(sorted(differ))}")

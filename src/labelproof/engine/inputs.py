@@ -94,9 +94,7 @@ def prepare(
             f"method {type(method).__name__} is for {allowed}, but these labels make a {task.kind} task: choose "
             f"another method than {method.title or type(method).__name__}, or labels for {allowed} (see --task)"
         )
-    missing = [s for s in method.streams if s != "train" and s not in streams]
-    if missing:
-        raise ValueError(f"{type(method).__name__} needs the further data streams: {', '.join(missing)}")
+    _check_streams(method, data, streams)
     rows, held = hold_out(data.y, float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
     _check(data, test, rows, settings)
     if settings.early_stopping and len(held) == 0:
@@ -144,6 +142,27 @@ def prepare(
     )
 
 
+#: What a side stream is, for people.
+_STREAMS = {"clean": "samples whose labels were verified"}
+
+
+def _check_streams(method: Method, data: Data, streams: Mapping[str, Data]) -> None:
+    wanted = [s for s in method.streams if s != "train"]
+    for name in wanted:
+        if name not in streams:
+            what = _STREAMS.get(name, "further data")
+            raise ValueError(
+                f"method {type(method).__name__} also needs {what}: --{name} DATA on the command line, "
+                f"fit(X, y, {name}=(X_{name}, y_{name})) in Python"
+            )
+    for name, side in streams.items():
+        if name not in wanted:
+            raise ValueError(f"method {type(method).__name__} has no use for {name}: leave it out")
+        _check_like(data, side, name)
+        if len(side) < 2 * world_size():  # of which BatchNorm needs two on each
+            raise ValueError(f"{name} has {len(side)} samples: at least {2 * world_size()} are needed")
+
+
 def input_shape(data: Data) -> tuple[int, ...]:
     """Shape of one input."""
     return tuple(data.x.shape[1:]) if isinstance(data.x, np.ndarray) else tuple(load_item(data.x, 0).shape)
@@ -183,11 +202,16 @@ def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Set
         if absent:
             warnings.warn(f"no training sample has the label {_few(absent)}: it will never be predicted", stacklevel=5)
     if test is not None:
-        if input_shape(test) != input_shape(data):
-            raise ValueError(f"test inputs have shape {input_shape(test)}, training inputs {input_shape(data)}")
-        ours, theirs = ([] if d.classes is None else d.classes.tolist() for d in (data, test))
-        if ours != theirs:
-            raise ValueError(f"training and test data must have the same classes: {_few(ours)} is not {_few(theirs)}")
+        _check_like(data, test, "test")
+
+
+def _check_like(data: Data, other: Data, name: str) -> None:
+    """Refuse further data of other inputs or classes than the training data."""
+    if input_shape(other) != input_shape(data):
+        raise ValueError(f"{name} inputs have shape {input_shape(other)}, training inputs {input_shape(data)}")
+    ours, theirs = ([] if d.classes is None else d.classes.tolist() for d in (data, other))
+    if ours != theirs:
+        raise ValueError(f"training and {name} data must have the same classes: {_few(ours)} is not {_few(theirs)}")
 
 
 def _few(values: list[Any]) -> str:

@@ -36,6 +36,13 @@ def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def say(text: str) -> None:
+    """One line for people, where the progress of training is shown."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(text, highlight=False, markup=False)
+
+
 class Progress:
     """A bar on a terminal, a line every few epochs elsewhere, nothing at `verbose=0`.
 

@@ -69,6 +69,7 @@ def fit_once(
     everything = {**settings.asdict(), **(stamp or {})}
     if folder is not None:
         everything |= {"data": digest(data), "test": "" if test is None else digest(test)}
+        everything |= {name: digest(side) for name, side in (streams or {}).items()}
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # dropout and weight initialisation draw from torch's generators
         inputs = prepare(method, data, test, streams or {}, settings, fabric.device)

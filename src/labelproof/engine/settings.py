@@ -6,11 +6,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 
 from labelproof.core.method import in_range
 from labelproof.core.registry import lookup
 from labelproof.core.schedule import parse_schedule
 from labelproof.core.storage import parse_memory
+from labelproof.core.types import Clock
 
 #: Default learning rate and weight decay of each optimiser.
 OPTIMIZERS = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}
@@ -27,9 +29,10 @@ class Settings:
         batch_size: samples per step, over all devices; at most the number of training samples.
         lr: learning rate; by default 0.02 for sgd and 0.001 for adam and adamw.
         optimizer: sgd, adam or adamw.
-        momentum: of sgd.
+        momentum: of sgd; of adam and adamw the first beta.
         weight_decay: by default 0.0005 for sgd, 0 for adam and 0.01 for adamw.
-        schedule: of the learning rate: constant, cosine, multistep:40,80:0.01, restarts:10; warmup:5+cosine.
+        schedule: of the learning rate: constant, cosine, linear:80, multistep:40,80:0.01, restarts:10; warmup:5+cosine.
+        momentum_schedule: of the momentum, in the same words; multistep:80:0.1111 takes 0.9 to 0.1 after 80 epochs.
         clip: largest gradient norm of each network; none by default.
         accumulate: batches whose gradients are added up before a step.
         precision: 32-true, bf16-mixed or 16-mixed.
@@ -59,6 +62,7 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float | None = None
     schedule: str = "cosine"
+    momentum_schedule: str = "constant"
     clip: float | None = None
     accumulate: int = 1
     precision: str = "32-true"
@@ -94,6 +98,7 @@ class Settings:
         for name, table in (("precision", PRECISIONS), ("augment", AUGMENTATIONS), ("device", ("auto", "cpu", "cuda"))):
             lookup(name, getattr(self, name), dict.fromkeys(table))
         parse_schedule(self.schedule)
+        self._check_momentum()
         parse_memory(self.memory)
         if self.batch_size % self.devices:
             raise ValueError(
@@ -110,6 +115,20 @@ class Settings:
             object.__setattr__(self, name, value)
         if self.early_stopping and self.validation_fraction == 0:
             raise ValueError("early_stopping=True needs validation_fraction > 0: there is nothing to watch otherwise")
+
+    def _check_momentum(self) -> None:
+        factor = parse_schedule(self.momentum_schedule, "momentum_schedule")
+        if self.momentum_schedule == "constant":
+            return
+        if self.momentum == 0:
+            raise ValueError(f"momentum_schedule={self.momentum_schedule!r} has nothing to change: momentum is 0")
+        rng = torch.Generator()  # a clock has one; schedules do not draw from it
+        highest = self.momentum * max(factor(Clock(e, self.epochs, 0, 1, rng)) for e in range(self.epochs))
+        if highest >= 1:
+            raise ValueError(
+                f"momentum_schedule={self.momentum_schedule!r} takes momentum={self.momentum:g} to {highest:g}: "
+                "it must stay below 1"
+            )
 
     def asdict(self) -> dict[str, Any]:
         """Plain values by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from labelproof.core.method import Method
 from labelproof.data.dataset import Data
 from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
+from labelproof.engine.logs import say
 from labelproof.engine.loop import Factory, fit_once
 from labelproof.engine.settings import Settings
+from labelproof.functional.ranks import rank
 
 
 def fit(
@@ -58,23 +60,56 @@ def fit(
     if resume and folder is not None and not checkpoint.begun(folder):
         checkpoint.load(folder)  # raises: there is nothing to resume
 
-    def once(m: Method, d: Any, /, *, stage: str = "", **changes: Any) -> Fitted:
-        inside = folder / stage if folder is not None and stage else folder
+    stages = _Stages(
+        factory=factory,
+        settings=settings,
+        test=test,
+        streams=streams,
+        folder=folder,
+        resume=resume,
+        verbose=verbose,
+        tensorboard=tensorboard,
+        # of the method as it was asked for: what an earlier stage estimated may differ in the last digit elsewhere
+        stamp={"method": repr(method), **(stamp or {})},
+    )
+    fitted: Fitted = method.run(stages, data)
+    return fitted
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """Implements `labelproof.core.method.Fit`; attributes are the arguments of `fit`."""
+
+    factory: Factory
+    settings: Settings
+    test: Data | None
+    streams: Mapping[str, Data] | None
+    folder: Path | None
+    resume: bool
+    verbose: int
+    tensorboard: bool
+    stamp: Mapping[str, Any]
+
+    def __call__(
+        self, method: Method, data: Data, /, *, stage: str = "", length: float = 1.0, **changes: Any
+    ) -> Fitted:
+        inside = self.folder / stage if self.folder is not None and stage else self.folder
+        epochs = max(1, round(length * self.settings.epochs))
         return fit_once(
-            m,
-            factory,
-            d,
-            replace(settings, **changes),
-            test=None if stage else test,
-            streams=streams,
+            method,
+            self.factory,
+            data,
+            replace(self.settings, **{"epochs": epochs, **changes}),
+            test=None if stage else self.test,
+            streams=self.streams,
             folder=inside,
-            resume=resume and (inside is None or bool(checkpoint.found(inside))),
-            verbose=verbose,
-            tensorboard=tensorboard,
-            # of the method as it was asked for: what an earlier stage estimated may differ in the last digit elsewhere
-            stamp={"method": repr(method), "stage": stage, **(stamp or {})},
-            title=f"{type(m).__name__} {stage}".strip(),
+            resume=self.resume and (inside is None or bool(checkpoint.found(inside))),
+            verbose=self.verbose,
+            tensorboard=self.tensorboard,
+            stamp={"stage": stage, **self.stamp},
+            title=f"{type(method).__name__} {stage}".strip(),
         )
 
-    fitted: Fitted = method.run(once, data)
-    return fitted
+    def note(self, text: str) -> None:
+        if self.verbose and rank() == 0:
+            say(text)

@@ -24,14 +24,18 @@ class Mixup(NamedTuple):
         r"""$\ell \sim \mathrm{Beta}(\alpha,\alpha)$, $\ell \leftarrow \max(\ell, 1-\ell)$, and a permutation $\pi$.
 
         Args:
-            alpha: both parameters of the Beta distribution, > 0.
+            alpha: both parameters of the Beta distribution; 0 mixes nothing.
             like: a tensor with the batch's rows, on its device.
             rng: a CPU generator; drawing never waits for the device.
         """
+        if alpha == 0:
+            return cls(1.0, torch.arange(len(like), device=like.device))
         a, b = torch._standard_gamma(torch.tensor([alpha, alpha], dtype=torch.float64), generator=rng).tolist()
         lam = a / (a + b) if a + b > 0 else 1.0
         return cls(max(lam, 1 - lam), torch.randperm(len(like), generator=rng).to(like.device, non_blocking=True))
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Mix the rows of `(B, ...)`."""
+        if self.lam == 1:
+            return rows
         return self.lam * rows + (1 - self.lam) * rows[self.perm]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,19 @@ from torch import Tensor
 from labelproof.functional.losses import cross_entropy
 
 EPS = 1e-4
+
+
+def ramp(step: int, length: int) -> float:
+    r"""Share of its weight that a term has reached, $e^{-5 (1 - \min(s / L, 1))^2}$; 1 if L = 0.
+
+    Args:
+        step: steps so far, s.
+        length: steps over which the weight rises, L.
+
+    >>> ramp(0, 100), ramp(100, 100), ramp(0, 0)
+    (0.006737946999085467, 1.0, 1.0)
+    """
+    return math.exp(-5 * (1 - min(step / length, 1)) ** 2) if length else 1.0
 
 
 def elr_term(p: Tensor, t: Tensor) -> Tensor:

@@ -23,6 +23,22 @@ def num_kept(fraction: float, n: int) -> int:
     return min(n, max(1, int(fraction * n + 1e-6)))
 
 
+def smallest_rows(score: Tensor, fraction: float) -> Tensor:
+    """Positions of the `num_kept(fraction, B)` smallest scores of this rank, `(k,)`, smallest first.
+
+    The rows to which `smallest` gives weight 1, for a second forward pass over these alone. With several ranks the
+    rows that `smallest` finds in the joint batch are spread unevenly, so there is no such k.
+
+    Args:
+        score: `(B,)`. NaN ranks last. Ties go to the earlier row.
+        fraction: share to keep, in [0, 1].
+
+    >>> smallest_rows(torch.tensor([0.3, 9.0, 0.1, 0.2]), 0.5)
+    tensor([2, 3])
+    """
+    return score.detach().argsort(stable=True)[: num_kept(fraction, len(score))]
+
+
 def smallest(score: Tensor, fraction: float, *, across_ranks: bool = True) -> Tensor:
     """Weight 1 for the `num_kept(fraction, B)` smallest scores, 0 for the rest.
 
@@ -40,12 +56,34 @@ def smallest(score: Tensor, fraction: float, *, across_ranks: bool = True) -> Te
     """
     score = score.detach()
     joint = gather_rows(score) if across_ranks else score
-    weight = torch.zeros_like(joint)
-    weight[joint.argsort(stable=True)[: num_kept(fraction, len(joint))]] = 1
+    weight = torch.zeros_like(joint).index_fill_(0, smallest_rows(joint, fraction), 1)
     return weight.chunk(world_size())[rank()] if across_ranks else weight
 
 
-def weighted_mean(value: Tensor, weight: Tensor | None = None) -> Tensor:
+def smallest_among(score: Tensor, fraction: float, among: Tensor) -> Tensor:
+    """Weight 1 for the smallest scores among some rows of the joint batch of all processes, 0 for the rest.
+
+    How many rows these are is known to the device alone, and stays there: nobody waits for the number.
+
+    Args:
+        score: `(B,)`. Ties go to the earlier row; what is not finite may be left out.
+        fraction: share of those rows to keep, in [0, 1]; of n rows `num_kept(fraction, n)`, none of none.
+        among: `(B,)` bool, the rows.
+
+    Returns:
+        `(B,)` weights of the dtype of `score`, without gradient.
+
+    >>> smallest_among(torch.tensor([0.3, 9.0, 0.1, 0.2]), 0.5, torch.tensor([True, True, False, True]))
+    tensor([0., 0., 0., 1.])
+    """
+    order = gather_rows(score.detach().masked_fill(~among, torch.inf)).argsort(stable=True)
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    count = sum_over_ranks(among.sum())
+    kept = (count * round(fraction * 2**32) + 2**12) >> 32  # num_kept in whole numbers, as exact on every device
+    return (among & (place.chunk(world_size())[rank()] < kept.clamp(min=1))).to(score.dtype)
+
+
+def weighted_mean(value: Tensor, weight: Tensor | None = None, *, at_least: float = 0.0) -> Tensor:
     r"""$\sum_i w_i v_i / \sum_i w_i$ over the joint batch, divided *once*; 0, attached to the graph, if all w are 0.
 
     Under data parallelism each rank returns `world * (its part of the sum) / (the joint denominator)`: averaging
@@ -54,13 +92,15 @@ def weighted_mean(value: Tensor, weight: Tensor | None = None) -> Tensor:
     Args:
         value: `(B,)`, with gradient.
         weight: `(B,)`, non-negative; `None` means all ones.
+        at_least: share of the batch, in [0, 1]: where the weights sum to less, the divisor is this share of the number
+            of rows, so that few rows do not move as much as many.
 
     >>> weighted_mean(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([1.0, 1.0, 0.0]))
     tensor(2.)
     """
     if weight is None:
         return value.mean()
-    total = sum_over_ranks(weight.sum())
+    total = sum_over_ranks(weight.sum()).clamp(min=at_least * world_size() * len(value))
     # where(): a dropped row whose loss overflowed must not turn 0 * inf into NaN
     kept = torch.where(weight > 0, value * weight, torch.zeros_like(value)).sum()
     return world_size() * kept / torch.where(total > 0, total, torch.ones_like(total))

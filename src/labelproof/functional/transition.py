@@ -3,7 +3,6 @@ r"""Transition matrices of label noise, $T_{ij} = P(\tilde y = j \mid y = i)$: r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,25 +185,3 @@ def anchor_transition(prob: Any, percentile: float | None = None) -> Tensor:
     bound = p.kthvalue(1 + int(percentile / 100 * (len(p) - 1) + 1e-9), dim=0).values
     rows = p[p.masked_fill(p > bound, -1).argmax(0)]
     return rows / rows.sum(1, keepdim=True)
-
-
-def with_estimated_transition(fit: Callable[..., Any], method: Any, data: Any) -> Any:
-    """The procedure of Patrini et al. (2017): estimate T by a first training, then train with it.
-
-    Args:
-        fit: trains once (`labelproof.core.method.Fit`).
-        method: has `transition` (if given, one training is all there is), `percentile` and `calibrated`; without a
-            matrix its loss is cross-entropy.
-        data: the training data.
-
-    Returns:
-        What the last call of `fit` returned.
-    """
-    if method.transition is not None:
-        return fit(method, data)
-    first = fit(method, data, stage="transition", early_stopping=True, validation_fraction=0.1)
-    prob = first.predict(data.x)
-    if method.calibrated:
-        prob = calibrate(prob, first.held, data.y[first.held])
-    estimate = anchor_transition(prob, method.percentile).tolist()
-    return fit(type(method)(**{**method.get_params(), "transition": estimate}), data)

@@ -8,11 +8,16 @@ from labelproof.methods.backward import Backward
 from labelproof.methods.bootstrap import Bootstrap
 from labelproof.methods.ce import CE
 from labelproof.methods.co_teaching import CoTeaching
+from labelproof.methods.co_teaching_plus import CoTeachingPlus
 from labelproof.methods.d2l import D2L
+from labelproof.methods.decoupling import Decoupling
+from labelproof.methods.dividemix import DivideMix
 from labelproof.methods.elr import ELR
+from labelproof.methods.elr_plus import ELRPlus
 from labelproof.methods.forward import Forward
 from labelproof.methods.gce import GCE
 from labelproof.methods.mae import MAE
+from labelproof.methods.mentornet import MentorNet, MentorNetDD
 from labelproof.methods.mse import MSE
 from labelproof.methods.sce import SCE
 from labelproof.methods.self_paced import SelfPaced
@@ -23,11 +28,17 @@ METHODS: dict[str, type[Method]] = {
     "bootstrap": Bootstrap,
     "ce": CE,
     "co-teaching": CoTeaching,
+    "co-teaching+": CoTeachingPlus,
     "d2l": D2L,
+    "decoupling": Decoupling,
+    "dividemix": DivideMix,
     "elr": ELR,
+    "elr+": ELRPlus,
     "forward": Forward,
     "gce": GCE,
     "mae": MAE,
+    "mentornet": MentorNet,
+    "mentornet-dd": MentorNetDD,
     "mse": MSE,
     "sce": SCE,
     "self-paced": SelfPaced,
@@ -48,7 +59,13 @@ __all__ = [
     "Backward",
     "Bootstrap",
     "CoTeaching",
+    "CoTeachingPlus",
+    "Decoupling",
+    "DivideMix",
+    "ELRPlus",
     "Forward",
+    "MentorNet",
+    "MentorNetDD",
     "SOPPlus",
     "SelfPaced",
     "available_methods",
@@ -61,8 +78,8 @@ def available_methods() -> list[str]:
     """Names of all methods, each usable from the estimators and from the command line.
 
     >>> available_methods()
-    ['backward', 'bootstrap', 'ce', 'co-teaching', 'd2l', 'elr', 'forward', 'gce', 'mae', 'mse', 'sce', 'self-paced',
-    'sop', 'sop+']
+    ['backward', 'bootstrap', 'ce', 'co-teaching', 'co-teaching+', 'd2l', 'decoupling', 'dividemix', 'elr', 'elr+',
+    'forward', 'gce', 'mae', 'mentornet', 'mentornet-dd', 'mse', 'sce', 'self-paced', 'sop', 'sop+']
     """
     return sorted(METHODS)
 

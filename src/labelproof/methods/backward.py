@@ -34,7 +34,8 @@ from labelproof.core.nets import Nets
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.losses import bounded_cross_entropy, cross_entropy
-from labelproof.functional.transition import check_transition, invert_transition, with_estimated_transition
+from labelproof.functional.transition import check_transition, invert_transition
+from labelproof.procedures.transition import with_estimated_transition
 
 
 class Backward(Method):

@@ -13,28 +13,48 @@ selections keeps one network's mistakes from feeding back into itself.
 Symbols: `noise_rate` = τ, `num_gradual` = T_k, `exponent` = c, `w` = the selections as 0/1 weights. Shapes: ℓ, w (B,).
 Deviations: one step on the sum of both losses; the networks share no parameters, so this is each network's own step.
 The mean in (3) is divided once (the released code divides by the number kept again), the exponent stands on the epoch
-as in the paper (the code puts it on τ), and prediction averages both networks. Both score and update use one forward
-pass, as published.
+as in the paper (the code puts it on τ), τ/T_k is dropped in the first epoch (the code drops τ/(T_k − 1)), and
+prediction averages both networks. Score and update share one forward pass, as published, unless `score_first` applies:
+then the pass that scores has no gradient, and a second one sees the kept rows alone. That is the same update, but for
+dropout (other units are dropped than when scoring) and BatchNorm (the kept rows alone normalise; running statistics
+still move once a step).
 """
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+from typing import Any
 
-from labelproof.core.method import Method, in_range
-from labelproof.core.nets import Nets
+import torch
+from torch import Tensor, nn
+
+from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range
+from labelproof.core.nets import Nets, preview, side_by_side
+from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
-from labelproof.functional.select import smallest, weighted_mean
+from labelproof.functional.ranks import world_size
+from labelproof.functional.select import num_kept, smallest, smallest_rows, weighted_mean
+from labelproof.procedures.noise_rate import with_noise_rate
+
+#: Where a backward pass costs r forward passes, one pass over all rows costs 1 + r, two passes 1 + R (1 + r): the same
+#: at R = r / (1 + r). That is 2/3 for large networks (r = 2) and, as measured, 1/2 for small ones (r = 1).
+BREAK_EVEN = 0.6
 
 
 class CoTeaching(Method):
     """Two networks, each trained on the samples that have small loss in the other.
 
     Args:
-        noise_rate: τ, share of each batch that is dropped in the end, in [0, 1): your estimate of the share of wrong
-            labels (`lp.estimate_noise` gives one). Too low trains on wrong labels, too high on too few.
-        num_gradual: T_k, epochs over which the drop rate rises to τ.
-        exponent: c, on the epoch.
+        noise_rate: τ, share of each batch that is dropped in the end, in [0, 1): the share of wrong labels. `"auto"`
+            estimates it by a cross-validation, at the cost of one more training. Too low trains on wrong labels, too
+            high on too few; the former is worse: at half the true share the paper's accuracy on MNIST falls from 87.6
+            to 66.7 % (45 % pair flips) and from 91.3 to 75.9 % (50 % symmetric), half too high it falls to 69.5 and
+            79.4 %, and a quarter too high it rises to 97.9 and 98.6 %.
+        num_gradual: T_k, epochs over which the drop rate rises to τ (with `exponent` 1). The paper uses 10.
+        exponent: c, on the epoch, above 0. The paper tries 0.5, 1 and 2 and uses 1.
+        score_first: `"auto"` makes two passes instead of one, the second with gradient over the kept rows alone, where
+            that is cheaper (under 0.6 of the batch kept) and the network has no BatchNorm; `"always"` whenever it can,
+            `"never"` not at all. Several processes always make one, as each keeps another number of rows.
 
     Raises:
         ValueError: a value is out of range.
@@ -42,20 +62,56 @@ class CoTeaching(Method):
 
     title = "Co-teaching"
     paper = "Han et al., NeurIPS 2018"
-    cost = "2 networks, 1 forward pass each"
+    cost = "2 networks, 1 forward pass each (2 where few rows are kept, the second over these alone)"
     tasks = frozenset({"classification", "regression"})
     peers = 2
 
-    def __init__(self, *, noise_rate: float = 0.2, num_gradual: int = 10, exponent: float = 1.0) -> None:
+    def __init__(
+        self, *, noise_rate: NoiseRate = 0.2, num_gradual: int = 10, exponent: float = 1.0, score_first: str = "auto"
+    ) -> None:
         super().__init__()
-        self.noise_rate = in_range("noise_rate", noise_rate, 0, 1, closed="left")
+        self.noise_rate = check_noise_rate(noise_rate)
         self.num_gradual = int(in_range("num_gradual", num_gradual, 1, float("inf"), closed="left"))
         self.exponent = in_range("exponent", exponent, 0, float("inf"), closed="neither")
+        if score_first not in {"auto", "always", "never"}:
+            raise ValueError(f"score_first={score_first!r} must be 'auto', 'always' or 'never'")
+        self.score_first = score_first
+
+    def run(self, fit: Fit, data: Any) -> Any:
+        return with_noise_rate(fit, self, data)
+
+    def setup(self, task: Task, num_samples: int, network: nn.Module) -> None:
+        super().setup(task, num_samples, network)
+        self.batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
-        keep = 1 - self.noise_rate * min((now.epoch + 1) ** self.exponent / self.num_gradual, 1)  # (1)
-        out = [net(batch.x) for net in nets]
+        keep = 1 - float(self.noise_rate) * min((now.epoch + 1) ** self.exponent / self.num_gradual, 1)  # (1)
+        first = self._scores_first(keep, len(batch.x))
+        loss = (self._two_passes if first else self._one_pass)(nets, batch, keep)
+        return loss._replace(log={"score_first": loss.value.new_full((), first)})
+
+    def _scores_first(self, keep: float, rows: int) -> bool:
+        if self.score_first == "never" or world_size() > 1 or num_kept(keep, rows) < 2:  # BatchNorm needs two rows
+            return False
+        return self.score_first == "always" or (keep < BREAK_EVEN and not self.batchnorm)
+
+    def _one_pass(self, nets: Nets, batch: Batch, keep: float) -> Loss:
+        out = side_by_side([partial(net, batch.x) for net in nets], batch.x)
         l1, l2 = (self.task.loss(o, batch.target) for o in out)
         w1, w2 = smallest(l1, keep), smallest(l2, keep)  # (2)
         value = weighted_mean(l1, w2) + weighted_mean(l2, w1)  # (3)
         return Loss(value, out=torch.stack(out), trust=torch.stack([w2, w1]))
+
+    def _two_passes(self, nets: Nets, batch: Batch, keep: float) -> Loss:
+        out = preview(nets, batch.x)
+        each = [self.task.loss(o, batch.target) for o in out]
+        theirs = [smallest_rows(other, keep) for other in reversed(each)]  # (2)
+        kept = side_by_side([partial(_on, net, batch.x, i) for net, i in zip(nets, theirs, strict=True)], batch.x)
+        l1, l2 = (self.task.loss(o, batch.target[i]) for o, i in zip(kept, theirs, strict=True))
+        w = [torch.zeros_like(own).index_fill_(0, i, 1) for own, i in zip(each, theirs, strict=True)]
+        return Loss(l1.mean() + l2.mean(), out=out, trust=torch.stack(w))  # (3)
+
+
+def _on(net: nn.Module, x: Tensor, rows: Tensor) -> Tensor:
+    out: Tensor = net(x[rows])  # picked here, on the network's own stream, which then owns their memory
+    return out

@@ -35,7 +35,8 @@ from labelproof.core.nets import Nets
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.losses import cross_entropy, forward_corrected
-from labelproof.functional.transition import check_transition, with_estimated_transition
+from labelproof.functional.transition import check_transition
+from labelproof.procedures.transition import with_estimated_transition
 
 
 class Forward(Method):

@@ -17,18 +17,22 @@ all and keeps a share of each batch, so that (1)'s threshold is that of the batc
 
 from __future__ import annotations
 
-from labelproof.core.method import Method, in_range
+from typing import Any
+
+from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range
 from labelproof.core.nets import Nets
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.select import smallest, weighted_mean
+from labelproof.procedures.noise_rate import with_noise_rate
 
 
 class SelfPaced(Method):
     """Trains on the part of each batch that has the smallest loss.
 
     Args:
-        noise_rate: τ, share of each batch that is dropped in the end, in [0, 1): your estimate of the share of wrong
-            labels (`lp.estimate_noise` gives one). Too low trains on wrong labels, too high on too few.
+        noise_rate: τ, share of each batch that is dropped in the end, in [0, 1): the share of wrong labels. `"auto"`
+            estimates it by a cross-validation, at the cost of one more training. Too low trains on wrong labels, too
+            high on too few; the former is worse.
         num_gradual: T_k, epochs over which the drop rate rises to τ.
         exponent: c, on the epoch.
 
@@ -40,14 +44,17 @@ class SelfPaced(Method):
     paper = "Kumar et al., NeurIPS 2010; Han et al., NeurIPS 2018"
     tasks = frozenset({"classification", "regression"})
 
-    def __init__(self, *, noise_rate: float = 0.2, num_gradual: int = 10, exponent: float = 1.0) -> None:
+    def __init__(self, *, noise_rate: NoiseRate = 0.2, num_gradual: int = 10, exponent: float = 1.0) -> None:
         super().__init__()
-        self.noise_rate = in_range("noise_rate", noise_rate, 0, 1, closed="left")
+        self.noise_rate = check_noise_rate(noise_rate)
         self.num_gradual = int(in_range("num_gradual", num_gradual, 1, float("inf"), closed="left"))
         self.exponent = in_range("exponent", exponent, 0, float("inf"), closed="neither")
 
+    def run(self, fit: Fit, data: Any) -> Any:
+        return with_noise_rate(fit, self, data)
+
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
-        keep = 1 - self.noise_rate * min((now.epoch + 1) ** self.exponent / self.num_gradual, 1)  # (2)
+        keep = 1 - float(self.noise_rate) * min((now.epoch + 1) ** self.exponent / self.num_gradual, 1)  # (2)
         out = nets[0](batch.x)
         each = self.task.loss(out, batch.target)
         v = smallest(each, keep)

@@ -36,7 +36,11 @@ else:
     import tomli as tomllib
 
 #: Where a published number was read.
-EVIDENCE = {"R": "the authors' repository", "P": "the paper itself", "S": "a transcription of the paper's table"}
+EVIDENCE = {
+    "R": "the repository of those who report it",
+    "P": "the paper itself",
+    "S": "a transcription of the paper's table",
+}
 METRICS = {
     "test_accuracy": "test accuracy, last epoch",
     "test_accuracy_at_best_val": "test accuracy at the best epoch on noisy validation labels",

@@ -1,0 +1,119 @@
+"""`noise_rate="auto"`, and the cross-validation it rests on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import labelproof as lp
+from labelproof.cli import main
+from labelproof.core.types import Loss
+from labelproof.data.dataset import Data
+from labelproof.engine.stages import fit
+from labelproof.engine.training import Training
+from labelproof.methods import METHODS
+from labelproof.procedures.cross_val import cross_val_probs
+from tests.toy import blobs, factory, line, same, settings
+
+TOLD = sorted(name for name, kind in METHODS.items() if "noise_rate" in kind.param_names())
+
+
+def test_each_sample_is_predicted_by_the_training_that_left_it_out() -> None:
+    data, seen = blobs(97), []
+
+    def by_fold(part: Data, name: str) -> Any:
+        seen.append((name, part))
+        return SimpleNamespace(predict=lambda x: np.full((len(x), 3), len(seen), dtype=np.float32))
+
+    fold = cross_val_probs(by_fold, data, folds=4)[:, 0].astype(int)
+    assert [name for name, _ in seen] == ["fold-1", "fold-2", "fold-3", "fold-4"]
+    assert set(fold) == {1, 2, 3, 4}
+    for k, (_, part) in enumerate(seen, 1):
+        assert set(part.ids) == set(data.ids[fold != k])
+        np.testing.assert_array_equal(part.y, data.y[fold != k])
+        assert np.ptp(np.bincount(data.y[fold == k])) <= 1, "each class in the same proportion"
+
+
+def test_rare_classes_and_too_few_samples() -> None:
+    data = blobs(20)
+    rare = data.relabelled(np.where(np.arange(20) == 7, 2, np.arange(20) % 2))
+    same_for_all = SimpleNamespace(predict=lambda x: np.full((len(x), 3), 1 / 3))
+    assert cross_val_probs(lambda part, name: same_for_all, rare, folds=3).shape == (20, 3)
+    with pytest.raises(ValueError, match=r"number of splits|members in each class"):
+        cross_val_probs(lambda part, name: same_for_all, blobs(3).take(np.array([0, 1])), folds=3)
+
+
+@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_auto_finds_the_rate_and_trains_with_it(name: str, rate: float) -> None:
+    data = blobs(1000, flips=rate)
+    r = fit(METHODS[name](noise_rate="auto"), factory(data), data, settings(epochs=6))
+    assert abs(r.method.noise_rate - rate) < 0.05
+    told = fit(METHODS[name](noise_rate=r.method.noise_rate), factory(data), data, settings(epochs=6))
+    assert same(dict(r.nets.state_dict()), dict(told.nets.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"), [("symmetric", 0.2), ("symmetric", 0.4), ("pairflip", 0.2), ("pairflip", 0.4)]
+)
+def test_auto_on_digits_is_within_five_points(kind: str, rate: float) -> None:
+    X, y = load_digits(return_X_y=True)
+    noisy = lp.noise.inject(y, kind, rate, seed=0)
+    clf = lp.NoisyLabelClassifier(method="self-paced", noise_rate="auto").fit(X, noisy.labels)
+    chosen = clf.run_.fitted.method.noise_rate
+    assert abs(chosen - rate) < 0.05
+    assert clf.method == "self-paced"
+    assert clf.noise_rate == "auto"  # what was asked for stays
+
+
+def test_killed_in_any_stage_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, how, method = blobs(160, flips=0.3), settings(epochs=4, batch_size=32), METHODS["co-teaching"]
+    whole = fit(method(noise_rate="auto"), factory(data), data, how, folder=tmp_path / "whole")
+    plain = Training.run_batch
+    for k, steps in enumerate((3, 13, 30)):  # in the first fold, in the third, in the last training
+        done = 0
+
+        def mortal(*args: Any, at: int = steps) -> Loss:
+            nonlocal done
+            done += 1
+            if done > at:
+                raise KeyboardInterrupt
+            return plain(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "run_batch", mortal)
+            with pytest.raises(KeyboardInterrupt):
+                fit(method(noise_rate="auto"), factory(data), data, how, folder=tmp_path / str(k))
+        begun = any((tmp_path / str(k)).rglob("*.ckpt"))
+        again = fit(method(noise_rate="auto"), factory(data), data, how, folder=tmp_path / str(k), resume=begun)
+        assert again.method.noise_rate == whole.method.noise_rate
+        assert same(dict(whole.nets.state_dict()), dict(again.nets.state_dict()))
+
+
+def test_the_command_line_prints_and_records_what_was_chosen(tmp_path: Path, capsys: Any) -> None:
+    words = ["train", "digits", "--noise", "symmetric:0.3", "--epochs", "10", "--out", str(tmp_path / "run")]
+    assert main([*words, "--method", "co-teaching", "--noise-rate", "auto"]) == 0
+    said = capsys.readouterr().err
+    assert "estimated by cross-validation (95 % interval" in said
+    params = json.loads((tmp_path / "run" / "run.json").read_text())["method"]["params"]
+    assert abs(params["noise_rate"] - 0.3) < 0.05
+    assert f"noise_rate={params['noise_rate']:.3g}" in said
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_nonsense_is_refused(name: str) -> None:
+    for value in ("guess", "0.2", 1.0, -0.1):
+        with pytest.raises(ValueError, match="noise_rate"):
+            METHODS[name](noise_rate=value)
+
+
+def test_regression_is_told_to_give_a_number() -> None:
+    data = line()
+    with pytest.raises(ValueError, match="noise_rate='auto' is for classification"):
+        fit(METHODS["self-paced"](noise_rate="auto"), factory(data), data, settings())

@@ -1,0 +1,98 @@
+"""A clean subset beside the noisy data, through both faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits
+
+import labelproof as lp
+from labelproof.cli import main
+
+
+def digits() -> tuple[Any, ...]:
+    X, y = load_digits(return_X_y=True)
+    names = np.array([f"digit {i}" for i in range(10)])[y]
+    noisy = lp.noise.inject(names[200:], "symmetric", 0.4, seed=0)
+    return X[200:], noisy.labels, names[200:], X[:200], names[:200]
+
+
+def test_estimator_takes_verified_samples() -> None:
+    X, y, truth, X_clean, y_clean = digits()
+    kept = X_clean.copy(), y_clean.copy()
+    clf = lp.NoisyLabelClassifier(method="mentornet-dd", epochs=8).fit(X, y, clean=(X_clean, y_clean))
+    plain = lp.NoisyLabelClassifier(method="mentornet-dd", epochs=8).fit(X, y, clean=(X_clean, np.roll(y_clean, 1)))
+    assert clf.score(X, truth) > 0.8
+    assert not np.allclose(clf.predict_proba(X), plain.predict_proba(X)), "its labels matter"
+    assert "evidence_trust" in clf.find_issues()
+    np.testing.assert_array_equal(X_clean, kept[0])
+    np.testing.assert_array_equal(y_clean, kept[1])
+
+
+def test_estimator_says_what_is_wrong_with_them() -> None:
+    X, y, _, X_clean, y_clean = digits()
+    dd = lp.NoisyLabelClassifier(method="mentornet-dd", epochs=1)
+    with pytest.raises(ValueError, match=r"needs samples whose labels were verified.*clean=\(X_clean, y_clean\)"):
+        dd.fit(X, y)
+    with pytest.raises(ValueError, match="clean has the label 'zero'"):
+        dd.fit(X, y, clean=(X_clean, np.full(200, "zero")))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        dd.fit(X, y, clean=(X_clean, y_clean[:7]))
+    with pytest.raises(ValueError, match="features"):
+        dd.fit(X, y, clean=(X_clean[:, :5], y_clean))
+    with pytest.raises(ValueError, match="clean has 1 samples"):
+        dd.fit(X, y, clean=(X_clean[:1], y_clean[:1]))
+    with pytest.raises(ValueError, match="method CE has no use for clean"):
+        lp.NoisyLabelClassifier(method="ce", epochs=1).fit(X, y, clean=(X_clean, y_clean))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    X, y, _, X_clean, y_clean = digits()
+    columns = [f"p{i}" for i in range(64)]
+    pd.DataFrame(X, columns=columns).assign(label=y).to_csv(tmp_path / "noisy.csv", index=False)
+    some = np.isin(y_clean, ["digit 0", "digit 3", "digit 7", "digit 9"])  # classes are those of the training file
+    pd.DataFrame(X_clean[some], columns=columns).assign(label=y_clean[some]).to_csv(tmp_path / "clean.csv", index=False)
+    return tmp_path
+
+
+def test_command_line_takes_a_clean_file(files: Path, capsys: Any) -> None:
+    words = ["train", str(files / "noisy.csv"), "--method", "mentornet-dd", "--epochs", "4"]
+    before = (files / "clean.csv").read_bytes()
+    assert main([*words, "--clean", str(files / "clean.csv"), "--out", str(files / "run")]) == 0
+    assert (files / "run" / "report.html").exists()
+    assert (files / "clean.csv").read_bytes() == before
+    find = ["find", *words[1:], "--clean", str(files / "clean.csv"), "--out", str(files / "issues.csv"), "--quiet"]
+    assert main(find) == 0
+    assert "evidence_trust" in pd.read_csv(files / "issues.csv")
+
+
+def test_resuming_with_other_verified_samples_is_refused(files: Path, capsys: Any) -> None:
+    words = [
+        "train",
+        str(files / "noisy.csv"),
+        "--method",
+        "mentornet-dd",
+        "--epochs",
+        "2",
+        "--out",
+        str(files / "run"),
+    ]
+    assert main([*words, "--clean", str(files / "clean.csv"), "--quiet"]) == 0
+    pd.read_csv(files / "clean.csv").tail(40).to_csv(files / "other.csv", index=False)
+    with pytest.raises(SystemExit):
+        main([*words, "--clean", str(files / "other.csv"), "--quiet", "--resume"])
+    assert "clean" in capsys.readouterr().err
+
+
+def test_command_line_says_what_is_missing(files: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", str(files / "noisy.csv"), "--method", "mentornet-dd", "--epochs", "1"])
+    assert "missing: clean" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", str(files / "noisy.csv"), "--method", "elr", "--clean", "x.csv"])
+    assert "--clean" in capsys.readouterr().err
