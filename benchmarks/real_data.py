@@ -3,8 +3,8 @@
     python benchmarks/real_data.py            # run what is not finished, then rewrite the tables
     python benchmarks/real_data.py --tables   # only rewrite the tables from benchmarks/results/real_data.json
 
-A run that is finished is not run again; one that was killed goes on from its checkpoint. Figures go to
-benchmarks/results/real_data.json, tables into docs/results.md between its markers.
+A method whose command and figures stand in benchmarks/results/real_data.json, with the commit they were made at, is not
+run again; a run that was killed goes on from its checkpoint. Tables go into docs/results.md between its markers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from labelproof.data.atomic import atomically
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "real_data.json"
@@ -41,9 +43,6 @@ SUITES: dict[str, tuple[str, dict[str, str]]] = {
             "elr": "elr",
             "co-teaching": "co-teaching --noise-rate 0.4",
             "co-teaching auto": "co-teaching --noise-rate auto",
-            "co-teaching+": "co-teaching+ --noise-rate 0.4",
-            "decoupling": "decoupling",
-            "mentornet": "mentornet --percentile 0.6",
             "elr+": "elr+",
             "dividemix": "dividemix",
         },
@@ -65,23 +64,21 @@ def run(template: str, method: str, seed: int, out: Path) -> dict[str, Any]:
 
 def collect(runs: Path) -> dict[str, Any]:
     """All suites; what is finished so far is written after each run."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True
-    )
-    found: dict[str, Any] = {
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread per run",
-        "suites": {},
-    }
+    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    commit = subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=False).stdout.strip()
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    found["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread per run"
     for number, (title, (template, methods)) in enumerate(SUITES.items()):
+        suite = found["suites"].setdefault(title, {})
         for name, method in methods.items():
-            results = []
+            entry = {"command": template.format(method=method, seed="SEED"), "commit": commit, "results": []}
+            known = suite.get(name, {})
+            if known.get("command") == entry["command"] and len(known["results"]) == len(SEEDS):
+                continue
             for seed in SEEDS:
-                results.append(run(template, method, seed, runs / f"{number}-{name}-seed{seed}"))
-                entry = {"command": template.format(method=method, seed="SEED"), "results": results}
-                found["suites"].setdefault(title, {})[name] = entry
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+                entry["results"].append(run(template, method, seed, runs / f"{number}-{name}-seed{seed}"))
+                suite[name] = entry
+                atomically(RESULTS, lambda partial: partial.write_text(json.dumps(found, indent=1) + "\n"))
     return found
 
 
@@ -123,10 +120,10 @@ def tables(found: dict[str, Any]) -> str:
     for title, methods in found["suites"].items():
         lines += [f"### {title}", "", HEAD]
         lines += [row(name, entry["results"]) for name, entry in methods.items()]
-        seeds = len(next(iter(methods.values()))["results"])
         commands = [entry["command"].replace("SEED", "0") for entry in methods.values()]
-        lines += ["", UNDER.format(seeds), "", "```sh", *commands, "```", ""]
-    lines += [f"Commit {found['commit']}; {found['machine']}."]
+        lines += ["", UNDER.format(len(SEEDS)), "", "```sh", *commands, "```", ""]
+    commits = {entry["commit"]: None for methods in found["suites"].values() for entry in methods.values()}
+    lines += [f"Commits {', '.join(commits)}; {found['machine']}."]
     return "\n".join(lines)
 
 
