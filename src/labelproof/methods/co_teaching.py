@@ -47,9 +47,9 @@ class CoTeaching(Method):
     Args:
         noise_rate: τ, share of each batch that is dropped in the end, in [0, 1): the share of wrong labels. `"auto"`
             estimates it by a cross-validation, at the cost of one more training. Too low trains on wrong labels, too
-            high on too few; the former is worse: at half the true share the paper's accuracy on MNIST falls from 87.6
+            high on too few: at half the true share the paper's accuracy on MNIST falls from 87.6
             to 66.7 % (45 % pair flips) and from 91.3 to 75.9 % (50 % symmetric), half too high it falls to 69.5 and
-            79.4 %, and a quarter too high it rises to 97.9 and 98.6 %.
+            79.4 %, and a quarter too high it rises to 97.9 and 98.6 %. Our figures: docs/noise-rate.md.
         num_gradual: T_k, epochs over which the drop rate rises to τ (with `exponent` 1). The paper uses 10.
         exponent: c, on the epoch, above 0. The paper tries 0.5, 1 and 2 and uses 1.
         score_first: `"auto"` makes two passes instead of one, the second with gradient over the kept rows alone, where
