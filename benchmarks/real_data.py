@@ -42,9 +42,9 @@ SUITES: dict[str, tuple[str, dict[str, str]]] = {
             "ce": "ce",
             "elr": "elr",
             "co-teaching": "co-teaching --noise-rate 0.4",
-            "co-teaching auto": "co-teaching --noise-rate auto",
             "elr+": "elr+",
             "dividemix": "dividemix",
+            "co-teaching auto": "co-teaching --noise-rate auto",
         },
     ),
 }
