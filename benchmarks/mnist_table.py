@@ -163,8 +163,8 @@ ROWS: dict[str, Row] = {
     "Decoupling": Row("decoupling", note="two networks; 5 epochs of warm-up"),
     "MentorNet, predefined": Row(
         "mentornet",
-        lambda n: {"percentile": 1 - n.rate},
-        note="**told the true noise rate**: p is the true share of right labels",
+        _rate,
+        note="**told the true noise rate**",
     ),
     "MentorNet, data-driven": Row(
         "mentornet-dd",

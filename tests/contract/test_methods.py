@@ -27,7 +27,7 @@ from tests.toy import blobs, factory, line, mlp, problem, same, settings, stream
 #: What the others are compared with; they promise no robustness themselves.
 BASELINES = {"ce", "mse"}
 #: Hyper-parameters for 40 % noise on the toy problem, where the paper's are for less.
-OPTIONS = {"bootstrap": {"beta": 0.5}, "mentornet": {"percentile": 0.6}}
+OPTIONS = {"bootstrap": {"beta": 0.5}, "mentornet": {"noise_rate": 0.4}}
 #: Mixup pairs rows by position: batches that should be the same in another order, or twice, are compared without it.
 UNMIXED: dict[str, dict[str, Any]] = {"dividemix": {"alpha": 0.0}, "elr+": {"mixup": 0.0}}
 NAMES = sorted(METHODS)

@@ -52,7 +52,7 @@ def predefined(each: Any, lam1: float, lam2: float) -> Any:
 
 @pytest.mark.parametrize(("share", "lam2"), [(0.75, 1.0), (0.7, 0.0), (0.5, 3.0), (1.0, 0.0)])
 def test_predefined_curriculum_is_the_papers(share: float, lam2: float) -> None:
-    m, nets, average = MentorNet(percentile=share, lam2=lam2, burn_in=0.0), Nets([nn.Identity()]), None
+    m, nets, average = MentorNet(noise_rate=1 - share, lam2=lam2, burn_in=0.0), Nets([nn.Identity()]), None
     m.setup(Classification(K), N, nets[0])
     for step, (z, y) in enumerate(STEPS):
         each = cross_entropy(z.astype(np.float32).astype(float), one_hot(y, K))
@@ -88,7 +88,7 @@ def test_percentile_keeps_its_share_whatever_the_size(share: float) -> None:
 
 
 def test_all_samples_count_during_burn_in_and_the_average_runs() -> None:
-    m, nets = MentorNet(burn_in=0.3, percentile=0.5, lam2=0.0), Nets([nn.Identity()])
+    m, nets = MentorNet(burn_in=0.3, noise_rate=0.5, lam2=0.0), Nets([nn.Identity()])
     m.setup(Classification(K), N, nets[0])
     kept = [float(m.loss(nets, batch(*STEPS[0]), at(e)).trust.mean()) for e in range(5)]  # type: ignore[union-attr]
     assert kept == pytest.approx([1, 1, 1, 5 / 9, 5 / 9])
@@ -231,7 +231,7 @@ def test_it_finds_wrong_labels_and_beats_cross_entropy() -> None:
     how = settings(epochs=30, weight_decay=0.0)
     base, fixed, asked = (
         fit(m, factory(data, 256), data, how, streams=streams(type(m)))
-        for m in (CE(), MentorNet(percentile=0.6), MentorNetDD())
+        for m in (CE(), MentorNet(noise_rate=0.4), MentorNetDD())
     )
     scores = [(f.predict(clean.x).argmax(1) == clean.y).mean() for f in (base, fixed, asked)]
     assert min(scores[1:]) > scores[0] + 0.08
@@ -242,9 +242,8 @@ def test_it_finds_wrong_labels_and_beats_cross_entropy() -> None:
 
 
 def test_bad_values_are_named() -> None:
-    for kind in (MentorNet, MentorNetDD):
-        with pytest.raises(ValueError, match=r"percentile=0 must lie in \(0, 1\]"):
-            kind(percentile=0)
+    with pytest.raises(ValueError, match=r"noise_rate=1 must lie in \[0, 1\)"):
+        MentorNet(noise_rate=1)
     with pytest.raises(ValueError, match=r"lam2=-1 must lie in \[0, inf\)"):
         MentorNet(lam2=-1)
     with pytest.raises(ValueError, match=r"burn_in=2 must lie in \[0, 1\]"):
