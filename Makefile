@@ -34,8 +34,9 @@ bench: $(READY)  ## what engine, methods and losses cost, as ratios in one run e
 	$(BIN)/python benchmarks/overhead.py --out benchmarks/results/overhead.json
 	$(BIN)/python benchmarks/overhead.py --methods --rounds 9 --out benchmarks/results/methods.json
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses.json
+	$(BIN)/python benchmarks/two_networks.py --out benchmarks/results/two_networks.json
 
-table: $(READY)  ## all methods on 10,000 MNIST images, for docs/results.md; resumes, about 2 hours on 2 cores
+table: $(READY)  ## all methods on 10,000 MNIST images, for docs/results.md; resumes, about 4 hours on 2 cores
 	$(BIN)/python benchmarks/mnist_table.py --jobs 2
 
 $(READY): pyproject.toml constraints.txt

@@ -75,7 +75,7 @@ def engine(name: str) -> Callable[[Any, int], float]:
 
 
 CONTENDERS: dict[str, Callable[[Any, int], float]] = {"plain": plain, "ce": engine("ce"), "elr": engine("elr")}
-SINGLE = [n for n, m in METHODS.items() if "classification" in m.tasks and m.peers == 1]
+SINGLE = [n for n, m in METHODS.items() if "classification" in m.tasks and m.peers == 1 and m.streams == ("train",)]
 
 
 def ratios(data: Any, rounds: int) -> dict[str, Any]:
