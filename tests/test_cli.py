@@ -157,8 +157,9 @@ def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -
     assert "unknown command 'trian': did you mean 'train'?" in fails(capsys, "trian", flowers)
     assert "unknown flag --epoch: did you mean '--epochs'?" in fails(capsys, "train", flowers, "--epoch", "3")
     assert "unknown method 'erl': did you mean 'elr'?" in fails(capsys, "train", flowers, "--method", "erl")
-    assert "unknown flag --noise-rate: it is an option of --method co-teaching, co-teaching+ or self-paced;" in fails(
-        capsys, "train", flowers, "--noise-rate", "0.2"
+    assert (
+        "unknown flag --noise-rate: it is an option of --method co-teaching, co-teaching+, mentornet or self-paced;"
+        in fails(capsys, "train", flowers, "--noise-rate", "0.2")
     )
     assert "missing: data. See labelproof train --help" in fails(capsys, "train")
     text = fails(capsys, "train", flowers, "--label", "specie")

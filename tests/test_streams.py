@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ def test_estimator_says_what_is_wrong_with_them() -> None:
         dd.fit(X, y, clean=(X_clean[:, :5], y_clean))
     with pytest.raises(ValueError, match="clean has 1 samples"):
         dd.fit(X, y, clean=(X_clean[:1], y_clean[:1]))
+    for nonsense in (X_clean, (X_clean,), (X_clean, y_clean, y_clean)):
+        with pytest.raises(ValueError, match="must be a pair"):
+            dd.fit(X, y, clean=nonsense)
     with pytest.raises(ValueError, match="method CE has no use for clean"):
         lp.NoisyLabelClassifier(method="ce", epochs=1).fit(X, y, clean=(X_clean, y_clean))
 
@@ -96,3 +100,20 @@ def test_command_line_says_what_is_missing(files: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         main(["train", str(files / "noisy.csv"), "--method", "elr", "--clean", "x.csv"])
     assert "--clean" in capsys.readouterr().err
+
+
+def test_verified_images_on_another_scale_are_refused() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    y = np.arange(40) % 2
+    dd = lp.NoisyLabelClassifier(method="mentornet-dd", epochs=1, network="mlp", batch_size=16)
+    with pytest.raises(ValueError, match=r"clean images go up to .*, those trained on went up to 255"):
+        dd.fit(images, y, clean=(images / 255, y))
+    dd.fit(images, y, clean=(images, y))
+    assert dd.run_.folder is None
+
+
+def test_the_record_names_the_verified_samples(files: Path) -> None:
+    words = ["train", str(files / "noisy.csv"), "--method", "mentornet-dd", "--epochs", "1", "--quiet"]
+    assert main([*words, "--clean", str(files / "clean.csv"), "--out", str(files / "run")]) == 0
+    record = json.loads((files / "run" / "run.json").read_text())
+    assert record["data"]["streams"] == {"clean": {"name": "clean", "n": len(pd.read_csv(files / "clean.csv"))}}

@@ -13,6 +13,7 @@ from labelproof.core.state import SampleParameter
 from labelproof.core.types import Loss
 from labelproof.data.dataset import Data
 from labelproof.engine.settings import Settings
+from labelproof.methods import METHODS
 
 
 def mlp(inputs: int, outputs: int, width: int = 64, dropout: float = 0.0) -> nn.Module:
@@ -52,6 +53,15 @@ def problem(method: type[Method], n: int = 97, noise: float = 0.0, seed: int = 0
     if "classification" in method.tasks:
         return blobs(n, flips=noise, seed=seed)
     return line(n, outliers=noise, seed=seed)
+
+
+#: Options that end warm-ups after one epoch, so that a few epochs show the method itself.
+EAGER = {name: {"warmup": 1} for name in ("co-teaching+", "decoupling", "dividemix")}
+
+
+def eager(name: str, **options: Any) -> Method:
+    """A method that does in its second epoch what it is there for."""
+    return METHODS[name](**{**EAGER.get(name, {}), **options})
 
 
 def streams(method: type[Method], classes: int = 3) -> dict[str, Data]:

@@ -159,7 +159,7 @@ def train(**args: Any) -> None:
     method = _method(args, data)
     if args["noise"]:
         data, _ = _inject(data, args["noise"], settings.seed)
-    streams = _streams(args, data)
+    streams = _streams(args, data, method)
     name = f"{data.name}-{method_name(method)}-seed{settings.seed}".replace(":", "-").replace("/", "-")
     folder = Path(args["out"] or Path("runs", name))
     run = runs.train(
@@ -190,7 +190,8 @@ def find(**args: Any) -> None:
     settings, out = _settings(args), Path(args["out"])
     _check_target(out, Path(args["data"]))  # before hours of training, not after
     data, _ = _load(args, test=False)
-    method, network, streams = _method(args, data), _network(args, data), _streams(args, data)
+    method, network = _method(args, data), _network(args, data)
+    streams = _streams(args, data, method)
     run = runs.train(data, method, network, settings, streams=streams, verbose=0 if args["quiet"] else 1)
     if runs.is_first_process():
         save_issues(runs.with_truth(run.issues, data), out)
@@ -331,11 +332,11 @@ def _reading(args: dict[str, Any]) -> dict[str, Any]:
     return {**options, "drop": [name.strip() for name in (args["drop"] or "").split(",") if name.strip()]}
 
 
-def _streams(args: dict[str, Any], data: Any) -> dict[str, Any]:
-    """Further data, coded as the training data is."""
+def _streams(args: dict[str, Any], data: Any, method: Any) -> dict[str, Any]:
+    """Further data the method asks for, coded as the training data is."""
     from labelproof.data.readers import read
 
-    return {"clean": read(args["clean"], **_reading(args), like=data)} if args.get("clean") else {}
+    return {name: read(args[name], **_reading(args), like=data) for name in method.streams if name != "train"}
 
 
 def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:

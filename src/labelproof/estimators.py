@@ -227,6 +227,8 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
         self.classes_, codes = np.unique(labels, return_inverse=True)
         names = [str(n) for n in getattr(self, "feature_names_in_", [])]
         data = Data(x, codes.astype(np.int64), classes=self.classes_, ids=self._ids(X, len(codes)), columns=names)
+        if clean is not None and not (isinstance(clean, tuple | list) and len(clean) == 2):
+            raise ValueError(f"clean={type(clean).__name__} must be a pair (X, y) of verified samples and their labels")
         self._fit(data, None if clean is None else {"clean": self._clean(*clean)})
         return self
 

@@ -13,6 +13,7 @@ from docstring_parser import parse as parse_docstring
 from rich.console import Console
 from rich.markup import escape
 
+from labelproof.core.method import STREAMS
 from labelproof.core.registry import did_you_mean
 from labelproof.engine.settings import Settings
 from labelproof.methods import METHODS, available_methods, get_method
@@ -140,13 +141,9 @@ def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) ->
     parser.add_argument("--method", type=str | None, help=f"{names}; if not given, elr, or co-teaching for regression")
     parser.add_argument("--network", type=str, default="auto", help=f"auto (cnn for images, else mlp), {networks}")
     chosen = value_of("--method", words) or "elr"
-    if "clean" in get_method(chosen).streams:
-        parser.add_argument(
-            "--clean",
-            type=str,
-            required=True,
-            help="data whose labels were verified, to learn from; best if these samples are in DATA as well",
-        )
+    for name in get_method(chosen).streams:
+        if name != "train":
+            parser.add_argument(f"--{name}", type=str, required=True, help=STREAMS.get(name, "further data"))
     add_signature(parser, get_method(chosen), f"options of --method {chosen}")
     add_signature(parser, Settings, "training", skip)
 

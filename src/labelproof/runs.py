@@ -96,6 +96,7 @@ def train(
     """
     factory = as_factory(network, input_shape(data), data.num_classes or data.y.shape[-1])
     record = _describe(data, method, network, settings, test, command)
+    record["data"]["streams"] = {name: {"name": side.name, "n": len(side)} for name, side in (streams or {}).items()}
     began = time.perf_counter()
     with _opened(folder, record, resume):
         resume = resume and folder is not None and checkpoint.begun(folder)  # killed early: begin again

@@ -16,13 +16,14 @@ from torch import nn
 
 from labelproof.core.method import Method
 from labelproof.core.nets import Nets
+from labelproof.core.state import SampleTable
 from labelproof.core.task import Classification, Regression
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.data.seeds import generator
 from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
 from labelproof.methods import METHODS
-from tests.toy import blobs, factory, line, mlp, problem, same, settings, streams
+from tests.toy import blobs, eager, factory, line, mlp, problem, same, settings, streams
 
 #: What the others are compared with; they promise no robustness themselves.
 BASELINES = {"ce", "mse"}
@@ -40,7 +41,7 @@ def clock(epoch: int = 5, step: int = 0) -> Clock:
 
 def set_up(name: str, net: Any = None, n: int = 97, classes: int = 3, **options: Any) -> tuple[Method, Nets, Batch]:
     """A method, its networks and a batch of 32 rows of a problem of `n`."""
-    method = METHODS[name](**options)
+    method = eager(name, **options)
     classification = "classification" in method.tasks
     data = blobs(n, classes) if classification else line(n)
     outputs = classes if classification else 1
@@ -48,6 +49,8 @@ def set_up(name: str, net: Any = None, n: int = 97, classes: int = 3, **options:
     make = net or (lambda: mlp(data.x.shape[1], outputs))
     nets = Nets([make() for _ in range(method.peers)], twins=method.twins)
     method.setup(Classification(classes) if classification else Regression(1), n, nets[0])
+    if isinstance(getattr(method, "doubt", None), SampleTable):  # DivideMix: as after a division
+        method.doubt.write(torch.arange(n), (torch.arange(n) % 97 % 2).float()[:, None].expand(n, 2))
     rows = np.random.default_rng(3).permutation(n)[:32]
     x, y = torch.from_numpy(data.x[rows]), torch.from_numpy(data.y[rows])
     further = streams(METHODS[name], classes)
@@ -165,7 +168,7 @@ def test_half_precision_stays_finite(name: str, dtype: torch.dtype) -> None:
 def test_ragged_last_batch(name: str) -> None:
     data = problem(METHODS[name], 97)
     test, how = problem(METHODS[name], 60, seed=9), settings(batch_size=32)
-    result = fit(METHODS[name](), factory(data), data, how, test=test, streams=streams(METHODS[name]))
+    result = fit(eager(name), factory(data), data, how, test=test, streams=streams(METHODS[name]))
     assert len(result.history) == 3
     assert all(np.isfinite(v) for row in result.history for v in row.values())
     assert result.evidence.visits.tolist() == [3.0] * 97, "every sample is visited once per epoch"
@@ -177,14 +180,14 @@ def test_two_unbalanced_classes(name: str) -> None:
     data = blobs(97, 2)
     rare = np.flatnonzero(data.y == 1)[:5]
     data = data.take(np.sort(np.concatenate([np.flatnonzero(data.y == 0), rare])))
-    result = fit(METHODS[name](), factory(data), data, settings(), streams=streams(METHODS[name], 2))
+    result = fit(eager(name), factory(data), data, settings(), streams=streams(METHODS[name], 2))
     assert np.isfinite(result.belief()).all()
     assert np.isfinite(result.predict(data.x)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_method_given_is_left_as_it_was(name: str) -> None:
-    method, data = METHODS[name](), problem(METHODS[name])
+    method, data = eager(name), problem(METHODS[name])
     before = repr(method), set(dir(method))
     fit(method, factory(data), data, settings(epochs=1), streams=streams(METHODS[name]))
     assert (repr(method), set(dir(method))) == before
@@ -196,7 +199,7 @@ def test_killed_and_resumed_ends_bit_identical(name: str, tmp_path: Path) -> Non
     data = problem(METHODS[name])
     how = settings(epochs=6, batch_size=16, checkpoint_every=2, validation_fraction=0.2)
     side = streams(METHODS[name])
-    whole = fit(METHODS[name](), factory(data, dropout=0.2), data, how, folder=tmp_path / "whole", streams=side)
+    whole = fit(eager(name), factory(data, dropout=0.2), data, how, folder=tmp_path / "whole", streams=side)
     env = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(TESTS / "contract" / "victim.py"), name, str(tmp_path / "killed")]
     victim = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
@@ -210,7 +213,7 @@ def test_killed_and_resumed_ends_bit_identical(name: str, tmp_path: Path) -> Non
     assert victim.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "done").exists()
     again = fit(
-        METHODS[name](), factory(data, dropout=0.2), data, how, folder=tmp_path / "killed", resume=True, streams=side
+        eager(name), factory(data, dropout=0.2), data, how, folder=tmp_path / "killed", resume=True, streams=side
     )
     assert same(dict(whole.nets.state_dict()), dict(again.nets.state_dict()))
     assert same(dict(whole.method.state_dict()), dict(again.method.state_dict()))
@@ -245,6 +248,6 @@ def test_test_labels_decide_nothing() -> None:
         garbage = test.relabelled(np.random.default_rng(0).permutation(test.y))
         how = settings(epochs=8, early_stopping=True, patience=2)
         side = streams(METHODS[name])
-        a, b = (fit(METHODS[name](), factory(data), data, how, test=t, streams=side) for t in (test, garbage))
+        a, b = (fit(eager(name), factory(data), data, how, test=t, streams=side) for t in (test, garbage))
         assert same(dict(a.nets.state_dict()), dict(b.nets.state_dict()))
         assert len(a.history) == len(b.history)

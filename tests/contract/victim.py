@@ -12,7 +12,7 @@ from labelproof.core.types import Loss
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
-from tests.toy import factory, problem, settings, streams
+from tests.toy import eager, factory, problem, settings, streams
 
 
 def main(name: str, folder: Path) -> None:
@@ -28,7 +28,7 @@ def main(name: str, folder: Path) -> None:
     Training.run_batch = slow  # type: ignore[method-assign]
     data = problem(METHODS[name])
     how = settings(epochs=6, batch_size=16, checkpoint_every=2, validation_fraction=0.2)
-    fit(METHODS[name](), factory(data, dropout=0.2), data, how, folder=folder, streams=streams(METHODS[name]))
+    fit(eager(name), factory(data, dropout=0.2), data, how, folder=folder, streams=streams(METHODS[name]))
     (folder / "done").touch()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from labelproof.core.nets import Nets, Snapshot, features
+from labelproof.core.nets import Nets, Snapshot, features, preview, side_by_side, still_statistics
 
 
 def net() -> nn.Module:
@@ -66,3 +67,42 @@ def test_a_snapshot_puts_parameters_and_statistics_back() -> None:
         assert torch.equal(v, before[k])
     kept.train()
     assert not kept.net.training
+
+
+def test_a_preview_leaves_nothing_behind() -> None:
+    """Normalised by the batch as the pass that trains, yet no gradient, no moved statistics, no other mode."""
+    torch.manual_seed(0)
+    nets = Nets([nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)) for _ in range(2)]).train()
+    before, x = {k: v.clone() for k, v in nets.state_dict().items()}, 5 + torch.randn(16, 4)
+    seen = preview(nets, x)
+    assert seen.shape == (2, 16, 3)
+    assert not seen.requires_grad
+    assert nets.training
+    assert all(torch.equal(before[k], v) for k, v in nets.state_dict().items())
+    torch.testing.assert_close(seen[1], nets[1](x))  # which moves the statistics
+    assert int(nets[1][1].num_batches_tracked) == 1
+
+
+def test_statistics_of_other_norms_and_of_frozen_ones_stay_too() -> None:
+    instance = nn.InstanceNorm1d(2, track_running_stats=True).train()
+    frozen = nn.BatchNorm1d(2).eval()  # normalises by what it has learned, in the middle of training
+    before, x = instance.running_mean.clone(), 5 + torch.randn(4, 2, 6)
+    with still_statistics(nn.ModuleList([instance, frozen])):
+        seen, plain = instance(x), frozen(x)
+    assert torch.equal(instance.running_mean, before)
+    torch.testing.assert_close(plain, frozen(x))
+    torch.testing.assert_close(seen, instance(x))
+    assert not torch.equal(instance.running_mean, before)
+
+
+def test_statistics_move_again_after_a_pass_that_failed() -> None:
+    norm = nn.BatchNorm1d(2).train()
+    with pytest.raises(ValueError, match="expected 2D or 3D"), still_statistics(norm):
+        norm(torch.ones(3))
+    norm(torch.randn(4, 2))
+    assert int(norm.num_batches_tracked) == 1
+
+
+def test_side_by_side_keeps_the_order() -> None:
+    x = torch.ones(1)
+    assert [float(t) for t in side_by_side([lambda k=k: x * k for k in (3, 1, 2)], x)] == [3, 1, 2]

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from labelproof.core.method import Method
+from labelproof.core.nets import side_by_side
 from labelproof.core.storage import FORMS
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
-from tests.toy import factory, problem, same, settings, streams
+from tests.toy import eager, factory, problem, same, settings, streams
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -23,7 +24,7 @@ def test_a_gpu_learns_what_a_cpu_learns(name: str) -> None:
     data, test = problem(METHODS[name], 200, noise=0.2), problem(METHODS[name], 100, seed=3)
     a, b = (
         fit(
-            METHODS[name](),
+            eager(name),
             factory(data),
             data,
             settings(epochs=5, device=device),
@@ -49,7 +50,7 @@ def test_no_step_synchronises(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Training, "run_batch", strict)
     data = problem(METHODS[name], 97)
-    fit(METHODS[name](), factory(data), data, settings(device="cuda"), streams=streams(METHODS[name]))
+    fit(eager(name), factory(data), data, settings(device="cuda"), streams=streams(METHODS[name]))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
@@ -59,9 +60,9 @@ def test_mixed_precision_stays_finite(name: str, precision: str) -> None:
     side = streams(METHODS[name])
     if precision == "16-mixed" and METHODS[name].optimizers is not Method.optimizers:
         with pytest.raises(ValueError, match="cannot serve several optimisers"):
-            fit(METHODS[name](), factory(data), data, how, streams=side)
+            fit(eager(name), factory(data), data, how, streams=side)
         return
-    r = fit(METHODS[name](), factory(data), data, how, streams=side)
+    r = fit(eager(name), factory(data), data, how, streams=side)
     assert np.isfinite(r.history[-1]["loss"])
     assert np.isfinite(r.belief()).all()
 
@@ -70,7 +71,7 @@ def test_mixed_precision_stays_finite(name: str, precision: str) -> None:
 @pytest.mark.parametrize("name", ["ce", "elr", "mse"])
 def test_every_form_of_memory(name: str, memory: str) -> None:
     data = problem(METHODS[name])
-    r = fit(METHODS[name](), factory(data), data, settings(device="cuda", memory=memory, validation_fraction=0.2))
+    r = fit(eager(name), factory(data), data, settings(device="cuda", memory=memory, validation_fraction=0.2))
     assert np.isfinite(r.belief()).all()
     assert r.columns()
 
@@ -80,3 +81,24 @@ def test_resume_on_a_gpu(tmp_path: Any) -> None:
     whole = fit(METHODS["elr"](), factory(data), data, settings(device="cuda"), folder=tmp_path)
     again = fit(METHODS["elr"](), factory(data), data, settings(device="cuda"), folder=tmp_path, resume=True)
     assert same(dict(whole.nets.state_dict()), dict(again.nets.state_dict()))
+
+
+def test_streams_change_no_result() -> None:
+    """Two networks on streams of their own: the outputs and gradients of one after the other."""
+    torch.manual_seed(0)
+    nets = [
+        torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.Flatten(), torch.nn.LazyLinear(10)).cuda() for _ in "ab"
+    ]
+    x = torch.randn(64, 3, 32, 32, device="cuda")
+
+    def gradients(run: Any) -> list[torch.Tensor]:
+        out = run([lambda net=net: net(x) for net in nets])
+        for net in nets:
+            net.zero_grad()
+        torch.stack(out).square().mean().backward()
+        return [*out, *[p.grad.clone() for net in nets for p in net.parameters()]]
+
+    one = gradients(lambda calls: [call() for call in calls])
+    for _ in range(20):  # a race would not show every time
+        for a, b in zip(one, gradients(lambda calls: side_by_side(calls, x)), strict=True):
+            torch.testing.assert_close(a, b)

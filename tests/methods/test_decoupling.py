@@ -11,7 +11,7 @@ from labelproof.core.nets import Nets
 from labelproof.core.task import Classification
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.engine.stages import fit
-from labelproof.methods import CE, Decoupling
+from labelproof.methods import CE, METHODS, Decoupling
 from tests.reference.oracles import cross_entropy, one_hot
 from tests.toy import blobs, factory, settings
 
@@ -111,3 +111,10 @@ def test_bad_values_are_named() -> None:
         Decoupling(warmup=-1)
     with pytest.raises(ValueError, match=r"floor=1\.5 must lie in \[0, 1\]"):
         Decoupling(floor=1.5)
+
+
+@pytest.mark.parametrize("name", ["decoupling", "co-teaching+", "dividemix"])
+def test_a_warm_up_longer_than_training_is_said(name: str) -> None:
+    data = blobs()
+    with pytest.warns(UserWarning, match="warmup=3 lasts for all epochs=3: the method itself never begins"):
+        fit(METHODS[name](warmup=3), factory(data), data, settings(epochs=3))

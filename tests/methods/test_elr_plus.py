@@ -294,3 +294,11 @@ def test_bad_values_are_named() -> None:
         ELRPlus(lam_ramp=-1)
     with pytest.raises(ValueError, match="ELRPlus has no hyper-parameter 'wc1'; it has lam, beta, mixup"):
         ELRPlus().set_params(wc1=1)  # slip P5: settings that nobody reads
+
+
+def test_ramps_count_updates_where_gradients_are_accumulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    decays: list[float] = []
+    monkeypatch.setattr(Nets, "update_twins", lambda self, decay: decays.append(decay))
+    data = blobs(96)
+    fit(ELRPlus(), factory(data), data, settings(epochs=2, batch_size=16, accumulate=4))
+    assert decays == pytest.approx([1 - 1 / s for s in (1, 2, 3, 4)])  # six batches make two updates

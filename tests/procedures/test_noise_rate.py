@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import labelproof as lp
 from labelproof.cli import main
 from labelproof.core.types import Loss
 from labelproof.data.dataset import Data
+from labelproof.engine.loop import fit_once
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
@@ -117,3 +119,32 @@ def test_regression_is_told_to_give_a_number() -> None:
     data = line()
     with pytest.raises(ValueError, match="noise_rate='auto' is for classification"):
         fit(METHODS["self-paced"](noise_rate="auto"), factory(data), data, settings())
+
+
+def test_too_few_samples_of_a_class_are_named() -> None:
+    y = np.array([0, 0, 0, 0, 0, 0, 0, 1])
+    data = Data(np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32), y, classes=np.arange(2))
+    with pytest.raises(ValueError, match=r"noise_rate='auto' needs two classes of at least 3 samples.*7, 1: give a"):
+        fit(METHODS["self-paced"](noise_rate="auto"), factory(data), data, settings(batch_size=4))
+
+
+def test_a_rare_class_takes_no_part_and_no_fold_is_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    data = blobs(600, flips=0.2)
+    rare = data.relabelled(np.where(np.arange(600) < 2, 3, data.y))
+    rare = replace(rare, classes=np.arange(4))
+    r = fit(METHODS["co-teaching+"](noise_rate="auto", warmup=4), factory(rare), rare, settings(epochs=6))
+    assert abs(r.method.noise_rate - 0.2) < 0.05
+    assert not [w for w in recwarn if "will never be predicted" in str(w.message) or "warmup" in str(w.message)]
+
+
+def test_an_estimate_from_networks_that_learned_nothing_is_doubted() -> None:
+    rng = np.random.default_rng(0)
+    noise = Data(rng.normal(size=(90, 4)).astype(np.float32), rng.integers(0, 3, 90), classes=np.arange(3))
+    with pytest.warns(UserWarning, match=r"noise_rate='auto' came to .* which is little to go by"):
+        fit(METHODS["self-paced"](noise_rate="auto"), factory(noise), noise, settings(epochs=4))
+
+
+def test_auto_is_refused_where_nobody_estimates() -> None:
+    for name in TOLD:
+        with pytest.raises(ValueError, match=r"noise_rate='auto' is estimated by Method\.run"):
+            fit_once(METHODS[name](noise_rate="auto"), factory(blobs()), blobs(), settings())

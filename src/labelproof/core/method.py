@@ -8,6 +8,7 @@ and the run's record are made from the signature alone.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -20,6 +21,9 @@ from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
+
+#: Streams a method may ask for beside "train", and what they hold, for people.
+STREAMS = {"clean": "samples whose labels were verified (best if they are in the training data as well)"}
 
 #: A share of wrong labels, or that it is to be estimated first (`labelproof.procedures.noise_rate`).
 NoiseRate = float | Literal["auto"]
@@ -235,6 +239,16 @@ def in_range(name: str, value: float, low: float, high: float, *, closed: str = 
         left, right = "[" if closed in {"both", "left"} else "(", "]" if closed in {"both", "right"} else ")"
         raise ValueError(f"{name}={value!r} must lie in {left}{low}, {high}{right}")
     return value
+
+
+def check_warmup(warmup: int, now: Clock) -> None:
+    """Warn, at the first step, where training ends before the warm-up does."""
+    if warmup >= now.epochs and now.epoch == now.step == 0:
+        warnings.warn(
+            f"warmup={warmup} lasts for all epochs={now.epochs}: the method itself never begins; train for longer, or "
+            "give a shorter warmup",
+            stacklevel=2,
+        )
 
 
 def check_noise_rate(value: NoiseRate) -> NoiseRate:

@@ -119,14 +119,16 @@ def still_statistics(net: nn.Module) -> Iterator[None]:
     >>> int(norm.num_batches_tracked)
     0
     """
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    for m in norms:
-        m.track_running_stats = False
+    kinds = nn.modules.batchnorm._NormBase  # BatchNorm and InstanceNorm
+    norms = [m for m in net.modules() if isinstance(m, kinds) and m.training]
+    kept = [(m, name, buffer) for m in norms for name, buffer in m._buffers.items()]
+    for m, name, _ in kept:
+        setattr(m, name, None)  # without running statistics a layer takes the batch's
     try:
         yield
     finally:
-        for m in norms:
-            m.track_running_stats = True
+        for m, name, buffer in kept:
+            setattr(m, name, buffer)
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ class Batch(NamedTuple):
         index: `(B,)` int64, the stable id of each sample: its row in the *original* training set, whatever
             subset, sampler or rank it came through. Never a position inside a subset or a batch.
         views: the inputs, each `(B, ...)` float; `views[0]` is the ordinary one, further ones are other random
-            augmentations of the same samples (SOP+, SimCLR and DivideMix ask for two).
+            augmentations of the same samples (SOP+, SimCLR and DivideMix ask for two). Where nothing is random (no
+            augmentation) ordinary views are one and the same tensor.
         target: the *given* label: `(B,)` int64 class codes, or `(B, D)` float regression targets.
         side: batches of further streams by name, e.g. `"clean"` for Meta-Weight-Net; their ids are rows of *their*
             data set.
@@ -46,6 +47,7 @@ class Clock(NamedTuple):
         steps_per_epoch: steps in each epoch.
         rng: a CPU generator for this step alone, derived from (seed, epoch, step): the same on every rank (so a
             permutation drawn from it permutes each rank's own rows) and after every resume.
+        accumulate: batches whose gradients make one update of the weights.
     """
 
     epoch: int
@@ -53,6 +55,12 @@ class Clock(NamedTuple):
     step: int
     steps_per_epoch: int
     rng: torch.Generator
+    accumulate: int = 1
+
+    @property
+    def updates(self) -> int:
+        """Updates of the weights finished so far; fewer than steps where gradients are accumulated."""
+        return self.epoch * -(-self.steps_per_epoch // self.accumulate) + self.step // self.accumulate
 
 
 class Loss(NamedTuple):

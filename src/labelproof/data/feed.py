@@ -103,8 +103,11 @@ class _Base:
         return [torch.from_numpy(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)]
 
     def _batch(self, index: Tensor, raw: Tensor, epoch: int, step: int) -> Batch:
-        views = tuple(self._view(raw, kind, (epoch, step, v)) for v, kind in enumerate(self.views))
-        return Batch(index, views, self.target[index])
+        views: list[Tensor] = []
+        for v, kind in enumerate(self.views):
+            drawn = kind != "weak" or self.augment != "none" or "weak" not in self.views[:v]
+            views.append(self._view(raw, kind, (epoch, step, v)) if drawn else views[self.views.index("weak")])
+        return Batch(index, tuple(views), self.target[index])
 
     def _view(self, raw: Tensor, kind: str, at: tuple[int, int, int]) -> Tensor:
         lo, hi = self.bounds[at[1]]

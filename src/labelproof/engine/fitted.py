@@ -18,6 +18,7 @@ from labelproof.data.dataset import Data, MapStyle
 from labelproof.data.feed import from_array, load_item
 from labelproof.data.transforms import Standardise, TargetScale
 from labelproof.engine.evidence import Evidence
+from labelproof.engine.guards import check_scale
 from labelproof.engine.settings import Settings
 
 
@@ -69,11 +70,7 @@ class Fitted:
             ValueError: inputs of another shape or scale.
         """
         if isinstance(x, np.ndarray) and x.ndim == 4 and self.top is not None:
-            top = float(x.max(initial=0))
-            if top > 0 and (top <= 1) != (self.top <= 1):
-                raise ValueError(
-                    f"images go up to {top:.3g}, those trained on went up to {self.top:.3g}: give them on that scale"
-                )
+            check_scale(float(x.max(initial=0)), self.top)
         self.nets.eval()
         parts = [self.method.predict(self.nets, self.standardise(b)) for b in self._batches(x, batch_size)]
         prob = torch.cat(parts) if parts else torch.empty(0, self.task.num_outputs)

@@ -41,6 +41,23 @@ def check_network(network: nn.Module, method: Method, shape: tuple[int, ...], nu
         )
 
 
+def check_scale(top: float, trained: float, name: str = "images") -> None:
+    """Images in [0, 1] and images in [0, 255] do not go together.
+
+    Args:
+        top: the largest value of these images.
+        trained: that of the training images.
+        name: what these are, for the message.
+
+    Raises:
+        ValueError: one is at most 1, the other above.
+    """
+    if top > 0 and (top <= 1) != (trained <= 1):
+        raise ValueError(
+            f"{name} go up to {top:.3g}, those trained on went up to {trained:.3g}: give them on that scale"
+        )
+
+
 def check_optimizers(module: nn.Module, optimizers: Mapping[str, Optimizer], precision: str) -> None:
     """Every learned parameter belongs to exactly one optimiser, and the precision can serve them all.
 

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labelproof.core.method import Method
+from labelproof.core.method import STREAMS, Method
 from labelproof.core.task import Classification, Regression, Task
 from labelproof.data.dataset import Data
 from labelproof.data.feed import DeviceFeed, Feed, StreamFeed, load_item
 from labelproof.data.seeds import derive
 from labelproof.data.split import hold_out
 from labelproof.data.transforms import Standardise, TargetScale
+from labelproof.engine.guards import check_scale
 from labelproof.engine.settings import Settings
 from labelproof.functional.ranks import world_size
 
@@ -63,8 +64,7 @@ class Inputs:
     @property
     def top(self) -> float | None:
         """The largest value of images in memory."""
-        x = self.data.x
-        return float(x.max()) if isinstance(x, np.ndarray) and x.ndim == 4 else None
+        return _top(self.data)
 
     def score(self, data: Data, index: Tensor, prob: Tensor) -> float:
         """Accuracy, or root mean squared error in the user's units, against the labels of `data`."""
@@ -142,15 +142,15 @@ def prepare(
     )
 
 
-#: What a side stream is, for people.
-_STREAMS = {"clean": "samples whose labels were verified"}
+def _top(data: Data) -> float | None:
+    return float(data.x.max()) if isinstance(data.x, np.ndarray) and data.x.ndim == 4 else None
 
 
 def _check_streams(method: Method, data: Data, streams: Mapping[str, Data]) -> None:
     wanted = [s for s in method.streams if s != "train"]
     for name in wanted:
         if name not in streams:
-            what = _STREAMS.get(name, "further data")
+            what = STREAMS.get(name, "further data")
             raise ValueError(
                 f"method {type(method).__name__} also needs {what}: --{name} DATA on the command line, "
                 f"fit(X, y, {name}=(X_{name}, y_{name})) in Python"
@@ -212,6 +212,9 @@ def _check_like(data: Data, other: Data, name: str) -> None:
     ours, theirs = ([] if d.classes is None else d.classes.tolist() for d in (data, other))
     if ours != theirs:
         raise ValueError(f"training and {name} data must have the same classes: {_few(ours)} is not {_few(theirs)}")
+    tops = [_top(d) for d in (data, other)]
+    if tops[0] is not None and tops[1] is not None:
+        check_scale(tops[1], tops[0], f"{name} images")
 
 
 def _few(values: list[Any]) -> str:

@@ -25,24 +25,24 @@ def launch(settings: Settings, method: Method) -> Fabric:
         )  # renamed in torch 2.13
         options: dict[str, Any] = {name: False, "find_unused_parameters": method.partial_graph}
         strategy = DDPStrategy(**options)
-    if settings.device != "cuda":
-        _keep_memory()
     precision: Any = settings.precision
     fabric = Fabric(accelerator=settings.device, devices=settings.devices, strategy=strategy, precision=precision)
     if settings.devices > 1:
         fabric.launch()
+    if fabric.device.type == "cpu":
+        _keep_memory()
     return fabric
 
 
 def _keep_memory() -> None:
-    """Tell glibc to keep freed memory for this process, where it is the C library.
+    """Tell glibc to keep freed blocks of up to 64 MB for this process, where it is the C library.
 
     It would hand the graphs of two networks, which live side by side, back to the system at the end of each step, and
-    get them again in the next, page by page: 5 to 10 % of the time of a step.
+    get them again in the next, page by page: 5 to 10 % of the time of a step. Larger blocks (data sets) still go back.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl; Windows
         return
-    for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-        mallopt(parameter, 2**30)
+    if mallopt(-3, 2**26):  # M_MMAP_THRESHOLD; old versions refuse, and the next would make them slower
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD

@@ -55,7 +55,7 @@ class Training:
         self.steps_per_epoch = steps_per_epoch
         self.factor = parse_schedule(settings.schedule)
         self.momentum_factor = parse_schedule(settings.momentum_schedule)
-        if fabric.device.type == "cpu":  # two thirds of the time for the small CNN, nine tenths for ResNets
+        if fabric.device.type == "cpu" and getattr(nets[0], "channels_last", False):
             nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
         self.module = Step(method, nets)
         self._exclude_per_sample_state()
@@ -91,7 +91,9 @@ class Training:
     def clock(self, epoch: int, step: int) -> Clock:
         """The clock at a step, with the generator that belongs to it."""
         s = self.settings
-        return Clock(epoch, s.epochs, step, self.steps_per_epoch, generator(s.seed, "method", epoch, step))
+        return Clock(
+            epoch, s.epochs, step, self.steps_per_epoch, generator(s.seed, "method", epoch, step), s.accumulate
+        )
 
     @property
     def lr(self) -> float:

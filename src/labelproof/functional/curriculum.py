@@ -11,6 +11,34 @@ from torch import Tensor
 from labelproof.functional.ranks import gather_rows
 
 
+def kept_share(noise_rate: float | str, epoch: int, num_gradual: int, exponent: float = 1.0) -> float:
+    r"""Share of each batch kept, $R(T) = 1 - \tau \min(T^c / T_k, 1)$ in epoch T = 1, 2, ... (Co-teaching).
+
+    Args:
+        noise_rate: tau.
+        epoch: T - 1, epochs finished.
+        num_gradual: T_k.
+        exponent: c.
+
+    Raises:
+        ValueError: the noise rate is still to be estimated.
+
+    >>> [round(kept_share(0.4, epoch, 4), 2) for epoch in range(6)]
+    [0.9, 0.8, 0.7, 0.6, 0.6, 0.6]
+    """
+    rising: float = min((epoch + 1) ** exponent / num_gradual, 1)
+    return 1 - known(noise_rate) * rising
+
+
+def known(noise_rate: float | str) -> float:
+    """The noise rate, or a `ValueError` where it is `"auto"` still."""
+    if isinstance(noise_rate, str):
+        raise ValueError(
+            f"noise_rate={noise_rate!r} is estimated by Method.run, as lp.train and the estimators call it"
+        )
+    return noise_rate
+
+
 def percentile(score: Tensor, share: float) -> Tensor:
     """The smallest score that at least `share` of the joint batch of all ranks do not exceed, a scalar.
 

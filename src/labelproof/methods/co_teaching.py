@@ -32,6 +32,7 @@ from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_
 from labelproof.core.nets import Nets, preview, side_by_side
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
+from labelproof.functional.curriculum import kept_share
 from labelproof.functional.ranks import world_size
 from labelproof.functional.select import num_kept, smallest, smallest_rows, weighted_mean
 from labelproof.procedures.noise_rate import with_noise_rate
@@ -85,7 +86,7 @@ class CoTeaching(Method):
         self.batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
-        keep = 1 - float(self.noise_rate) * min((now.epoch + 1) ** self.exponent / self.num_gradual, 1)  # (1)
+        keep = kept_share(self.noise_rate, now.epoch, self.num_gradual, self.exponent)  # (1)
         first = self._scores_first(keep, len(batch.x))
         loss = (self._two_passes if first else self._one_pass)(nets, batch, keep)
         return loss._replace(log={"score_first": loss.value.new_full((), first)})

@@ -26,9 +26,10 @@ from typing import Any
 
 import torch
 
-from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range
+from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, check_warmup, in_range
 from labelproof.core.nets import Nets, side_by_side
 from labelproof.core.types import Batch, Clock, Loss
+from labelproof.functional.curriculum import kept_share
 from labelproof.functional.ranks import sum_over_ranks
 from labelproof.functional.select import smallest_among, weighted_mean
 from labelproof.procedures.noise_rate import with_noise_rate
@@ -65,7 +66,8 @@ class CoTeachingPlus(Method):
         return with_noise_rate(fit, self, data)
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
-        keep = 1 - float(self.noise_rate) * min((now.epoch + 1) / self.num_gradual, 1)  # (1)
+        check_warmup(self.warmup, now)
+        keep = kept_share(self.noise_rate, now.epoch, self.num_gradual)  # (1)
         out = side_by_side([partial(net, batch.x) for net in nets], batch.x)
         differ = out[0].argmax(1) != out[1].argmax(1)  # (2)
         among = differ | (sum_over_ranks(differ.sum()) == 0) if now.epoch >= self.warmup else torch.ones_like(differ)

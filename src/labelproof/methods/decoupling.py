@@ -21,7 +21,7 @@ from functools import partial
 
 import torch
 
-from labelproof.core.method import Method, in_range
+from labelproof.core.method import Method, check_warmup, in_range
 from labelproof.core.nets import Nets, side_by_side
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.select import weighted_mean
@@ -55,6 +55,7 @@ class Decoupling(Method):
         self.floor = in_range("floor", floor, 0, 1)
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
+        check_warmup(self.warmup, now)
         out = side_by_side([partial(net, batch.x) for net in nets], batch.x)
         differ = (out[0].argmax(1) != out[1].argmax(1)).float()
         w = differ if now.epoch >= self.warmup else torch.ones_like(differ)  # (1)

@@ -26,7 +26,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from labelproof.core.method import Method, Scan, in_range
+from labelproof.core.method import Method, Scan, check_warmup, in_range
 from labelproof.core.nets import Nets, preview, side_by_side
 from labelproof.core.state import SampleTable
 from labelproof.core.task import Task
@@ -40,7 +40,7 @@ class DivideMix(Method):
 
     Args:
         warmup: epochs before the first division; `None`: a tenth of all. The paper's: 10 (CIFAR-10), 30 (CIFAR-100).
-        threshold: τ in [0, 1): a label is kept where w exceeds it. The paper's: 0.5, 0.6 at 90 % noise.
+        threshold: τ in [0, 1): a label is kept where w exceeds it. The paper's: 0.5.
         temperature: T > 0 of sharpening, p^(1/T) / Σ p^(1/T). The paper's: 0.5.
         alpha: α >= 0 of mixup, 0 for none. The paper's: 4, and 0.5 for real noise.
         lambda_u: λ_u >= 0, weight of guesses. The paper's: 25 for CIFAR-10 and little noise, else 50 to 150, 0 for real
@@ -53,9 +53,8 @@ class DivideMix(Method):
         ValueError: a value is out of range.
     """
 
-    title = "DivideMix"
-    paper = "Li et al., ICLR 2020"
-    cost = "2 networks, 2 forward passes over 2 views, and one over all samples per epoch"
+    title, paper = "DivideMix", "Li et al., ICLR 2020"
+    cost = "2 networks, 2 forward passes over 2 views (1 without augmentation), and one over all samples per epoch"
     peers, views = 2, ("weak", "weak")
     pi: Tensor
 
@@ -87,23 +86,24 @@ class DivideMix(Method):
         self.register_buffer("pi", torch.full((task.num_outputs,), 1 / task.num_outputs))
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
+        check_warmup(self.warmup or 1, now)
         since = now.epoch + now.step / now.steps_per_epoch - (self.warmup or max(now.epochs // 10, 1))
         if since < 0:
             out = torch.stack(side_by_side([partial(net, batch.x) for net in nets], batch.x))
             ce = torch.stack([self.task.loss(o, batch.target).mean() for o in out])
             return Loss((ce + self.confidence_penalty * mixmatch.negative_entropy(out).mean(1)).sum(), out=out)  # (1)
-        x = torch.cat(batch.views)
-        seen = preview(nets, x).reshape(2, 2, len(batch.index), -1)  # network, view, row, class
+        x = torch.cat(list({id(view): view for view in batch.views}.values()))  # one, where nothing is augmented
+        seen = preview(nets, x).reshape(2, -1, len(batch.index), self.task.num_outputs)  # network, view, row, class
         p, label = self.task.prob(seen).mean(1), self.task.encode(batch.target)
         w = 1 - self.doubt.rows(batch.index).T
         q, labelled = mixmatch.co_targets(p, label, w, self.threshold, self.temperature)  # (3), (4)
         mixes = [Mixup.draw(self.alpha, x, now.rng) for _ in nets]
         outs = side_by_side([partial(net, mix(x)) for net, mix in zip(nets, mixes, strict=True)], x)
-        q = torch.stack([mix(t) for mix, t in zip(mixes, q.repeat(1, 2, 1), strict=True)])
-        lx, lu, penalty = mixmatch.mixmatch_terms(torch.stack(outs), q, labelled.repeat(1, 2), self.pi)
+        q = torch.stack([mix(t) for mix, t in zip(mixes, q.repeat(1, seen.shape[1], 1), strict=True)])
+        lx, lu, penalty = mixmatch.mixmatch_terms(torch.stack(outs), q, labelled.repeat(1, seen.shape[1]), self.pi)
         value = lx + self.lambda_u * min(since / self.ramp, 1) * lu + penalty  # (6)
         log = {"lx": lx, "lu": lu, "penalty": penalty, "labelled": labelled.mean()}
-        return Loss(value, out=seen[:, 0], trust=w, log=log)
+        return Loss(value, out=seen[:, 0], trust=labelled, log=log)
 
     def after_epoch(self, nets: Nets, scan: Scan, now: Clock) -> None:
         if not (self.warmup or max(now.epochs // 10, 1)) <= now.epoch + 1 < now.epochs:

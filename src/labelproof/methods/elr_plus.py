@@ -92,12 +92,12 @@ class ELRPlus(Method):
         z = torch.cat(side_by_side([partial(net, x) for net in nets], x))
         p = z.float().softmax(1).clamp(EPS, 1 - EPS)  # (3)
         ce, reg = cross_entropy(z, _weighted(y, q) if self.reweight else y), elr_term(p, q)
-        lam = ramp(_steps(now), self.lam_ramp) * self.lam
+        lam = ramp(now.updates, self.lam_ramp) * self.lam
         value = self.peers * (ce + lam * reg).mean()  # (4)
         return Loss(value, out=seen, log={"ce": ce.detach().mean(), "elr": reg.detach().mean()})
 
     def after_step(self, nets: Nets, batch: Batch, now: Clock) -> None:
-        s = _steps(now) + 1
+        s = now.updates + 1
         d = ramp(s, self.twin_ramp) * self.twin_decay if self.twin_ramp else min(1 - 1 / s, self.twin_decay)
         nets.update_twins(d)  # (5)
 
@@ -107,10 +107,6 @@ class ELRPlus(Method):
     def belief(self) -> Tensor:
         h = torch.stack([self.h1.dense(), self.h2.dense()])
         return h.div_(h.sum(2, keepdim=True)).mean(0)  # NaN where a sample was never visited, as ELR's
-
-
-def _steps(now: Clock) -> int:
-    return now.epoch * now.steps_per_epoch + now.step
 
 
 def _weighted(y: Tensor, q: Tensor) -> Tensor:

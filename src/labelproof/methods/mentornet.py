@@ -30,7 +30,7 @@ from labelproof.core.method import Fit, MakeOptimizer, Method, NoiseRate, check_
 from labelproof.core.nets import Nets, preview
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
-from labelproof.functional.curriculum import percentile, right_or_wrong, self_paced_weights, threshold
+from labelproof.functional.curriculum import known, percentile, right_or_wrong, self_paced_weights, threshold
 from labelproof.functional.select import weighted_mean
 from labelproof.procedures.noise_rate import with_noise_rate
 
@@ -68,7 +68,7 @@ class MentorNet(Method):
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         out = nets[0](batch.x)
         each = self.task.loss(out, batch.target)
-        self.lam1.copy_(threshold(self.lam1, percentile(each, 1 - float(self.noise_rate))))  # (1)
+        self.lam1.copy_(threshold(self.lam1, percentile(each, 1 - known(self.noise_rate))))  # (1)
         burning_in = now.epoch < self.burn_in * now.epochs
         v = torch.ones_like(each) if burning_in else self_paced_weights(each, self.lam1, self.lam2)  # (2)
         return Loss(weighted_mean(each, v), out=out, trust=v, log={"lam1": self.lam1})  # (4)

@@ -22,6 +22,7 @@ from typing import Any
 from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range
 from labelproof.core.nets import Nets
 from labelproof.core.types import Batch, Clock, Loss
+from labelproof.functional.curriculum import kept_share
 from labelproof.functional.select import smallest, weighted_mean
 from labelproof.procedures.noise_rate import with_noise_rate
 
@@ -54,7 +55,7 @@ class SelfPaced(Method):
         return with_noise_rate(fit, self, data)
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
-        keep = 1 - float(self.noise_rate) * min((now.epoch + 1) ** self.exponent / self.num_gradual, 1)  # (2)
+        keep = kept_share(self.noise_rate, now.epoch, self.num_gradual, self.exponent)  # (2)
         out = nets[0](batch.x)
         each = self.task.loss(out, batch.target)
         v = smallest(each, keep)

@@ -13,9 +13,12 @@ class Backbone(nn.Module):
 
     Attributes:
         head: the last layer, `(B, F) -> (B, num_outputs)`.
+        channels_last: the engine may lay weights and activations out with channels last, which is faster on a CPU: two
+            thirds of the time for the small CNN, nine tenths for ResNets.
     """
 
     head: nn.Linear
+    channels_last: bool = True
 
     def features(self, x: Tensor) -> Tensor:
         """Float input `(B, *in_shape)` to what the last layer sees, `(B, F)`."""
