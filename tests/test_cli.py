@@ -192,8 +192,8 @@ def test_the_truth_is_not_the_label(flowers: Path, capsys: pytest.CaptureFixture
 
 def test_a_misfit_of_method_and_task(flowers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = fails(capsys, "train", flowers, "--label", "petal 0", "--drop", "species,really", "--method", "sop+")
-    assert "SOPPlus is for classification, but these labels make a regression task: choose another method" in text
-    assert "than SOP with consistency and class balance (SOP+), or labels for classification (see --task)" in text
+    assert "sop+ is for classification, but these labels make a regression task: choose a method for regression" in text
+    assert "(labelproof methods lists them), or labels for classification (see --task)" in text
 
 
 def test_too_few_samples_to_hold_any_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,7 +177,7 @@ def test_find_issues_before_fit() -> None:
         ({}, X, np.linspace(0, 1, 200), "Unknown label type: continuous"),
         ({"method": "erl"}, X, Y, r"unknown method 'erl': did you mean 'elr'\? There are: backward, bootstrap, ce"),
         ({"method": 3}, X, Y, r"method=3 must be a name of lp.available_methods\(\) or a Method instance"),
-        ({"method": "mse"}, X, Y, "method MSE is for regression, but these labels make a classification task"),
+        ({"method": "mse"}, X, Y, "method mse is for regression, but these labels make a classification task"),
         ({"method": "elr", "noise_rate": 0.2}, X, Y, "method='elr' has no use for noise_rate=0.2: leave it out"),
         ({"method": "co-teaching", "noise_rate": 1.0}, X, Y, r"noise_rate=1.0 must lie in \[0, 1\)"),
         ({"network": "cnn"}, X, Y, "network='cnn' takes images"),

@@ -39,18 +39,20 @@ def test_estimator_says_what_is_wrong_with_them() -> None:
     dd = lp.NoisyLabelClassifier(method="mentornet-dd", epochs=1)
     with pytest.raises(ValueError, match=r"needs samples whose labels were verified.*clean=\(X_clean, y_clean\)"):
         dd.fit(X, y)
-    with pytest.raises(ValueError, match="clean has the label 'zero'"):
+    with pytest.raises(
+        ValueError, match="clean has the label 'zero', which no training sample has: those have 'digit 0', 'digit 1'"
+    ):
         dd.fit(X, y, clean=(X_clean, np.full(200, "zero")))
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match="clean: Found input variables with inconsistent numbers of samples"):
         dd.fit(X, y, clean=(X_clean, y_clean[:7]))
-    with pytest.raises(ValueError, match="features"):
+    with pytest.raises(ValueError, match="clean: X has 5 features"):
         dd.fit(X, y, clean=(X_clean[:, :5], y_clean))
     with pytest.raises(ValueError, match="clean has 1 samples"):
         dd.fit(X, y, clean=(X_clean[:1], y_clean[:1]))
     for nonsense in (X_clean, (X_clean,), (X_clean, y_clean, y_clean)):
         with pytest.raises(ValueError, match="must be a pair"):
             dd.fit(X, y, clean=nonsense)
-    with pytest.raises(ValueError, match="method CE has no use for clean"):
+    with pytest.raises(ValueError, match="method ce has no use for clean"):
         lp.NoisyLabelClassifier(method="ce", epochs=1).fit(X, y, clean=(X_clean, y_clean))
 
 
@@ -96,10 +98,22 @@ def test_resuming_with_other_verified_samples_is_refused(files: Path, capsys: An
 def test_command_line_says_what_is_missing(files: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         main(["train", str(files / "noisy.csv"), "--method", "mentornet-dd", "--epochs", "1"])
-    assert "missing: clean" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "missing: --clean DATA, samples whose labels were verified" in said
+    assert "See labelproof train --method mentornet-dd --help" in said
     with pytest.raises(SystemExit):
         main(["train", str(files / "noisy.csv"), "--method", "elr", "--clean", "x.csv"])
-    assert "--clean" in capsys.readouterr().err
+    assert "unknown flag --clean: it is an option of --method mentornet-dd" in capsys.readouterr().err
+
+
+def test_verified_samples_that_teach_nothing_are_remarked() -> None:
+    X, y, _, X_clean, y_clean = digits()
+    dd = lp.NoisyLabelClassifier(method="mentornet-dd", epochs=1)
+    with pytest.warns(UserWarning, match="clean is the training data itself"):
+        dd.fit(X, y, clean=(X, y))
+    some = y_clean != "digit 3"
+    with pytest.warns(UserWarning, match="clean has no sample of the class 'digit 3'"):
+        dd.fit(X, y, clean=(X_clean[some], y_clean[some]))
 
 
 def test_verified_images_on_another_scale_are_refused() -> None:

@@ -336,6 +336,8 @@ def _streams(args: dict[str, Any], data: Any, method: Any) -> dict[str, Any]:
     """Further data the method asks for, coded as the training data is."""
     from labelproof.data.readers import read
 
+    if ("regression" if data.classes is None else "classification") not in method.tasks:
+        return {}  # which is what will be said
     return {name: read(args[name], **_reading(args), like=data) for name in method.streams if name != "train"}
 
 
@@ -429,6 +431,7 @@ def _show_run(run: Any, written: Path) -> None:
     if run.noise is not None:
         low, high = run.noise.interval
         lines.append(f"labels estimated wrong  [bold]{run.noise.rate:.1%}[/]  (95 % interval {low:.1%} to {high:.1%})")
+    lines += [f"trained with {note}" for note in result.get("notes", [])]
     lines.append(f"labels flagged  [bold]{int(issues['flagged'].sum()):,}[/] of {len(issues):,}")
     if "average_precision" in result:
         lines.append(f"average precision of the list  {result['average_precision']:.3f}")

@@ -228,16 +228,25 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
         names = [str(n) for n in getattr(self, "feature_names_in_", [])]
         data = Data(x, codes.astype(np.int64), classes=self.classes_, ids=self._ids(X, len(codes)), columns=names)
         if clean is not None and not (isinstance(clean, tuple | list) and len(clean) == 2):
-            raise ValueError(f"clean={type(clean).__name__} must be a pair (X, y) of verified samples and their labels")
+            raise ValueError(
+                f"clean={clean!s:.80} must be a pair (X, y) of verified samples and their labels; files are for the "
+                "command line"
+            )
         self._fit(data, None if clean is None else {"clean": self._clean(*clean)})
         return self
 
     def _clean(self, X: Any, y: ArrayLike) -> Data:
-        x, labels = self._inputs(X, reset=False), column_or_1d(np.asarray(y))
-        _same_length(x, labels)
+        try:
+            x, labels = self._inputs(X, reset=False), column_or_1d(np.asarray(y))
+            _same_length(x, labels)
+        except ValueError as error:
+            raise ValueError(f"clean: {error}") from error
         unknown = sorted(set(labels.tolist()) - set(self.classes_.tolist()), key=str)
         if unknown:
-            raise ValueError(f"clean has the label {unknown[0]!r}, which no training sample has")
+            raise ValueError(
+                f"clean has the label {unknown[0]!r}, which no training sample has: those have "
+                f"{', '.join(map(repr, self.classes_[:10].tolist()))}{' ...' * (len(self.classes_) > 10)}"
+            )
         return Data(x, np.searchsorted(self.classes_, labels).astype(np.int64), classes=self.classes_, name="clean")
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:

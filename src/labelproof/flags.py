@@ -29,6 +29,10 @@ class Help(jsonargparse.DefaultHelpFormatter):
         return f"{text} (default: {action.default})" if shown and action.dest != "help" else text
 
 
+#: What types are called in messages; nothing for what cannot be typed.
+_KINDS = {"float": "a number", "int": "a whole number", "str": "text", "NoneType": ""}
+
+
 class Parser(jsonargparse.ArgumentParser):
     """Answers a misspelt flag with the one that was probably meant.
 
@@ -42,7 +46,8 @@ class Parser(jsonargparse.ArgumentParser):
         unknown = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message, re.IGNORECASE)
         if unknown:
             flags = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            owners = [n for n in METHODS if unknown[1][2:].replace("-", "_") in METHODS[n].param_names()]
+            word = unknown[1][2:].replace("-", "_")
+            owners = [n for n, m in METHODS.items() if word in {*m.param_names(), *m.streams}]
             if unknown[1] == "--recipe":
                 hint = ": recipes are for labelproof train;"
             elif owners:
@@ -53,10 +58,19 @@ class Parser(jsonargparse.ArgumentParser):
             message = f"unknown flag {unknown[1]}{hint} see {self.prog} --help"
         missing = re.search(r'Key "(\w+)" is required|arguments are required: (.+)', message)
         if missing:
-            message = f"missing: {missing[1] or missing[2]}. See {self.prog} --help"
+            name = missing[1] or missing[2]
+            asker = next((n for n, m in METHODS.items() if name in m.streams), None)
+            what = (
+                f"--{name} DATA, {STREAMS.get(name, 'further data')}, which --method {asker} needs" if asker else name
+            )
+            message = f"missing: {what}. See {self.prog}{f' --method {asker}' if asker else ''} --help"
         wrong = re.search(r'Parser key "(.+?)":\s*(.+)', message, re.DOTALL)
         if wrong:
             flag, why = wrong[1].replace("_", "-"), re.sub(r"<class '(\w+)'>", r"\1", " ".join(wrong[2].split()))
+            union = re.search(r"Union subtypes Subtypes: \[(.+)\] Errors:.*Given value: ?(.*)$", why)
+            if union:
+                kinds = [_KINDS.get(k, k.removeprefix("typing.Literal[").rstrip("]")) for k in union[1].split(", ")]
+                why = f"must be {' or '.join(filter(None, kinds))}. Got value: {union[2]}"
             choices = re.sub(
                 r"Expected a typing\.Literal\[(.+?)\]", lambda m: "must be one of " + m[1].replace("'", ""), why
             )
@@ -131,7 +145,11 @@ def add_data(parser: Any, *, required: bool = True) -> None:
     group.add_argument("--image-size", dest="image_size", type=int | None, help="resize images to this many pixels")
     group.add_argument("--drop", type=str | None, help="columns to leave out, separated by commas")
     group.add_argument("--truth", type=str | None, help="column of true labels, if there is one: only measured with")
-    group.add_argument("--subset", type=int | None, help="use that many samples only, a fixed random choice")
+    group.add_argument(
+        "--subset",
+        type=int | None,
+        help="train on that many samples only, a fixed random choice; test data stays whole",
+    )
     group.add_argument("--data-dir", dest="data_dir", type=str | None, help="where named data sets lie")
 
 

@@ -114,8 +114,9 @@ def train(
             stamp={"network": network_name(network)},
         )
     issues, noise = _findings(fitted)
-    result = _result(fitted, issues, noise)
-    result["seconds"] = round(fitted.history[-1]["seconds"], 2)
+    result = {**_result(fitted, issues, noise), **fitted.figures}
+    result |= {"notes": fitted.notes} if fitted.notes else {}
+    result["seconds"] = round(fitted.seconds_before + fitted.history[-1]["seconds"], 2)
     result["seconds_with_report"] = round(time.perf_counter() - began, 2)
     run = Run(fitted, issues, noise, result, folder)
     if folder is not None and is_first_process():

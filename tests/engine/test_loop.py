@@ -258,7 +258,7 @@ def test_side_streams_arrive_and_go_round() -> None:
     data, clean = blobs(96), blobs(20, seed=8)
     fit(Spy(), factory(data), data, settings(epochs=2, batch_size=16), streams={"clean": clean})
     assert Counter(seen) == dict.fromkeys(range(20), 6), "12 steps: six rounds through batches of 16 and 4"
-    with pytest.raises(ValueError, match="method Spy also needs samples whose labels were verified .*: --clean"):
+    with pytest.raises(ValueError, match=r"method Spy also needs samples whose labels were verified .*: --clean"):
         fit(Spy(), factory(data), data, settings())
 
 
@@ -310,9 +310,9 @@ def test_bad_settings_are_named(options: dict[str, Any], text: str) -> None:
 
 def test_misfits_are_named() -> None:
     data = blobs()
-    with pytest.raises(ValueError, match="method MSE is for regression, but these labels make a classification task"):
+    with pytest.raises(ValueError, match="method mse is for regression, but these labels make a classification task"):
         fit(MSE(), factory(data), data, settings())
-    with pytest.raises(ValueError, match="method ELR is for classification, but these labels make a regression task"):
+    with pytest.raises(ValueError, match="method elr is for classification, but these labels make a regression task"):
         fit(ELR(), factory(line()), line(), settings())
     with pytest.raises(ValueError, match=r"outputs of shape \(B, 5\) where \(B, 3\) is needed"):
         fit(CE(), lambda k: nn.Linear(8, 5), data, settings())

@@ -59,7 +59,7 @@ def test_stages_have_folders_of_their_own_and_see_no_test_data(tmp_path: Path, c
     assert len(seen[0].history) == 2
     assert "test_accuracy" not in seen[0].history[0]
     assert "test_accuracy" in r.history[-1]
-    assert "CE first" in capsys.readouterr().err
+    assert "ce first" in capsys.readouterr().err
     assert not np.array_equal(seen[0].predict(data.x), r.predict(data.x))
 
 

@@ -246,7 +246,7 @@ def test_bad_values_are_named() -> None:
         MentorNet(noise_rate=1)
     with pytest.raises(ValueError, match=r"lam2=-1 must lie in \[0, inf\)"):
         MentorNet(lam2=-1)
-    with pytest.raises(ValueError, match=r"burn_in=2 must lie in \[0, 1\]"):
-        MentorNet(burn_in=2)
+    with pytest.raises(ValueError, match=r"burn_in=1 must lie in \[0, 1\)"):
+        MentorNet(burn_in=1)
     with pytest.raises(ValueError, match=r"lr_mentor=0 must lie in \(0, inf\)"):
         MentorNetDD(lr_mentor=0)

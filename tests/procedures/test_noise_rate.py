@@ -106,6 +106,38 @@ def test_the_command_line_prints_and_records_what_was_chosen(tmp_path: Path, cap
     params = json.loads((tmp_path / "run" / "run.json").read_text())["method"]["params"]
     assert abs(params["noise_rate"] - 0.3) < 0.05
     assert f"noise_rate={params['noise_rate']:.3g}" in said
+    result = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
+    assert result["cv_noise_rate"] == params["noise_rate"]
+    assert result["cv_noise_interval"][0] < 0.3 < result["cv_noise_interval"][1]
+    assert "Noise rate trained with" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_resuming_in_the_folds_under_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, method, steps = blobs(160, flips=0.3), METHODS["co-teaching"], 0
+    plain = Training.run_batch
+
+    def mortal(*args: Any) -> Loss:
+        nonlocal steps
+        steps += 1
+        if steps > 12:  # in the second fold
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run_batch", mortal)
+        with pytest.raises(KeyboardInterrupt):
+            fit(method(noise_rate="auto"), factory(data), data, settings(epochs=4), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"cannot resume: .*noise_rate=0.1.*was .*noise_rate='auto'"):
+        fit(method(noise_rate=0.1), factory(data), data, settings(epochs=4), folder=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"cannot resume: .*epochs=8 \(was 4\)"):
+        fit(method(noise_rate="auto"), factory(data), data, settings(epochs=8), folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("value", ["Auto", "0,2", "20%", ""])
+def test_the_command_line_says_what_a_noise_rate_is(value: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "digits", "--method", "co-teaching", f"--noise-rate={value}"])
+    assert f"--noise-rate: must be a number or 'auto'. Got value: {value}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", TOLD)

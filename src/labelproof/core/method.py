@@ -61,8 +61,13 @@ class Fit(Protocol):
             A `labelproof.engine.fitted.Fitted`.
         """
 
-    def note(self, text: str) -> None:
-        """Tell the user something, beside the progress of training: what was chosen, say."""
+    def note(self, text: str, **figures: Any) -> None:
+        """Tell the user something beside the progress of training: what was chosen, say.
+
+        Args:
+            text: one line, printed where progress is and kept in the run's record.
+            figures: the same for programs, into the result of the run.
+        """
 
 
 class Run(Protocol):
@@ -89,6 +94,7 @@ class Method(nn.Module):
     """Base of every training method.
 
     Class attributes:
+        name: what users call it; set where it is registered.
         title, paper, cost: one line each, for people.
         tasks: kinds of task it can learn.
         peers: number of networks trained side by side, each from its own initialisation.
@@ -100,6 +106,7 @@ class Method(nn.Module):
         forbids: layer kinds it cannot work with, e.g. `{"batchnorm"}`; refused before training with the remedy.
     """
 
+    name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = "1 network, 1 forward pass"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,9 @@ class Fitted:
         paths: per epoch the counts of `labelproof.engine.paths.Paths`; empty where no truth is known.
         shape: of one input.
         top: the largest value of the training images, where they were an array.
+        notes: what a procedure told before this training, one line each.
+        figures: the same for programs.
+        seconds_before: what the trainings before this one took.
     """
 
     method: Method
@@ -57,6 +60,9 @@ class Fitted:
     paths: list[Tensor]
     shape: tuple[int, ...]
     top: float | None
+    notes: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    seconds_before: float = 0.0
 
     @torch.no_grad()
     def predict(self, x: NDArray[Any] | MapStyle, *, batch_size: int = 1024) -> NDArray[np.float32]:

@@ -91,8 +91,8 @@ def prepare(
     if task.kind not in method.tasks:
         allowed = " and ".join(sorted(method.tasks))
         raise ValueError(
-            f"method {type(method).__name__} is for {allowed}, but these labels make a {task.kind} task: choose "
-            f"another method than {method.title or type(method).__name__}, or labels for {allowed} (see --task)"
+            f"method {_name(method)} is for {allowed}, but these labels make a {task.kind} task: choose a method for "
+            f"{task.kind} (labelproof methods lists them), or labels for {allowed} (see --task)"
         )
     _check_streams(method, data, streams)
     rows, held = hold_out(data.y, float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
@@ -142,6 +142,16 @@ def prepare(
     )
 
 
+def _name(method: Method) -> str:
+    return method.name or type(method).__name__
+
+
+def _absent(data: Data, rows: NDArray[np.int64]) -> list[Any]:
+    """Classes of which none of the rows is."""
+    counts = np.bincount(data.y[rows], minlength=data.num_classes)
+    return [c for c, n in zip(np.asarray(data.classes).tolist(), counts, strict=True) if n == 0]
+
+
 def _top(data: Data) -> float | None:
     return float(data.x.max()) if isinstance(data.x, np.ndarray) and data.x.ndim == 4 else None
 
@@ -152,15 +162,23 @@ def _check_streams(method: Method, data: Data, streams: Mapping[str, Data]) -> N
         if name not in streams:
             what = STREAMS.get(name, "further data")
             raise ValueError(
-                f"method {type(method).__name__} also needs {what}: --{name} DATA on the command line, "
+                f"method {_name(method)} also needs {what}: --{name} DATA on the command line, "
                 f"fit(X, y, {name}=(X_{name}, y_{name})) in Python"
             )
     for name, side in streams.items():
         if name not in wanted:
-            raise ValueError(f"method {type(method).__name__} has no use for {name}: leave it out")
+            raise ValueError(f"method {_name(method)} has no use for {name}: leave it out")
         _check_like(data, side, name)
         if len(side) < 2 * world_size():  # of which BatchNorm needs two on each
             raise ValueError(f"{name} has {len(side)} samples: at least {2 * world_size()} are needed")
+        if digest(side) == digest(data):
+            warnings.warn(
+                f"{name} is the training data itself, wrong labels included: nothing in it was verified", stacklevel=5
+            )
+        if side.classes is not None and (absent := _absent(side, np.arange(len(side)))):
+            warnings.warn(
+                f"{name} has no sample of the class {_few(absent)}: nothing is learned about its labels", stacklevel=5
+            )
 
 
 def input_shape(data: Data) -> tuple[int, ...]:
@@ -198,7 +216,7 @@ def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Set
         if (seen > 0).sum() < 2:
             only = data.classes.tolist()[int(seen.argmax())]
             raise ValueError(f"labels have one class only ({only!r}): at least two are needed to train a classifier")
-        absent = [c for c, n in zip(data.classes.tolist(), seen, strict=True) if n == 0]
+        absent = _absent(data, rows)
         if absent:
             warnings.warn(f"no training sample has the label {_few(absent)}: it will never be predicted", stacklevel=5)
     if test is not None:

@@ -31,7 +31,9 @@ class Settings:
         optimizer: sgd, adam or adamw.
         momentum: of sgd; of adam and adamw the first beta.
         weight_decay: by default 0.0005 for sgd, 0 for adam and 0.01 for adamw.
-        schedule: of the learning rate: constant, cosine, linear:80, multistep:40,80:0.01, restarts:10; warmup:5+cosine.
+        schedule: of the learning rate: constant; cosine; linear:80 (full until epoch 80, then down to 0);
+            multistep:40,80:0.01 (times 0.01 after epochs 40 and 80); restarts:10; each also after warmup:5+. cosine:0.1
+            and restarts:10:0.1 end at that share.
         momentum_schedule: of the momentum, in the same words; multistep:80:0.1111 takes 0.9 to 0.1 after 80 epochs.
         clip: largest gradient norm of each network; none by default.
         accumulate: batches whose gradients are added up before a step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,13 @@ def fit(
         # of the method as it was asked for: what an earlier stage estimated may differ in the last digit elsewhere
         stamp={"method": repr(method), **(stamp or {})},
     )
+    if resume and folder is not None:
+        stages.check_same(folder)
     fitted: Fitted = method.run(stages, data)
-    return fitted
+    last = fitted.history[-1]["seconds"]
+    return replace(
+        fitted, notes=stages.notes, figures=stages.figures, seconds_before=sum(stages.seconds.values()) - last
+    )
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,24 @@ class _Stages:
     verbose: int
     tensorboard: bool
     stamp: Mapping[str, Any]
+    notes: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def check_same(self, folder: Path) -> None:
+        """Refuse to resume under other settings, in the words in which they were asked for, whatever stage is there."""
+        now = {"method": self.stamp["method"], **self.settings.asdict()}
+        for inside in (p for p in (folder, *folder.iterdir()) if p.is_dir() and checkpoint.found(p)):
+            stored = checkpoint.load(inside)["stamp"]
+            if "asked" in stored:  # checkpoints of earlier versions do not say
+                checkpoint.check_same({"method": stored["method"], **stored["asked"]}, now)
 
     def __call__(
         self, method: Method, data: Data, /, *, stage: str = "", length: float = 1.0, **changes: Any
     ) -> Fitted:
         inside = self.folder / stage if self.folder is not None and stage else self.folder
         epochs = max(1, round(length * self.settings.epochs))
-        return fit_once(
+        fitted = fit_once(
             method,
             self.factory,
             data,
@@ -106,10 +122,14 @@ class _Stages:
             resume=self.resume and (inside is None or bool(checkpoint.found(inside))),
             verbose=self.verbose,
             tensorboard=self.tensorboard,
-            stamp={"stage": stage, **self.stamp},
-            title=f"{type(method).__name__} {stage}".strip(),
+            stamp={"stage": stage, "asked": self.settings.asdict(), **self.stamp},
+            title=f"{method.name or type(method).__name__} {stage}".strip(),
         )
+        self.seconds[stage] = fitted.history[-1]["seconds"]
+        return fitted
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, **figures: Any) -> None:
+        self.notes.append(text)
+        self.figures.update(figures)
         if self.verbose and rank() == 0:
             say(text)

@@ -46,6 +46,9 @@ METHODS: dict[str, type[Method]] = {
     "sop+": SOPPlus,
 }
 
+for _name, _kind in METHODS.items():
+    _kind.name = _name
+
 __all__ = [
     "CE",
     "D2L",

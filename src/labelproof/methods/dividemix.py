@@ -39,7 +39,7 @@ class DivideMix(Method):
     """Two networks find each other's probably wrong labels, and learn from guesses in their place.
 
     Args:
-        warmup: epochs before the first division; `None`: a tenth of all. The paper's: 10 (CIFAR-10), 30 (CIFAR-100).
+        warmup: epochs before the first division, else a tenth of all. The paper's: 10 (CIFAR-10), 30 (CIFAR-100).
         threshold: τ in [0, 1): a label is kept where w exceeds it. The paper's: 0.5.
         temperature: T > 0 of sharpening, p^(1/T) / Σ p^(1/T). The paper's: 0.5.
         alpha: α >= 0 of mixup, 0 for none. The paper's: 4, and 0.5 for real noise.

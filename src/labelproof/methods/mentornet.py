@@ -42,7 +42,7 @@ class MentorNet(Method):
         noise_rate: 1 - p, the share of wrong labels, in [0, 1); `"auto"` estimates it first, at the cost of one more
             training; 0.25 and 0.3 as released. Too low trains on wrong labels, too high on few.
         lam2: λ2, at least 0: how far above λ1, in nats, the weight has fallen to 0. At 0 samples count or do not.
-        burn_in: share of the epochs, from the first, in which all samples weigh 1, in [0, 1]. Too short: losses mean
+        burn_in: share of the epochs, from the first, in which all samples weigh 1, in [0, 1). Too short: losses mean
             nothing yet; too long: wrong labels are memorised.
 
     Raises:
@@ -56,7 +56,7 @@ class MentorNet(Method):
         super().__init__()
         self.noise_rate = check_noise_rate(noise_rate)
         self.lam2 = in_range("lam2", lam2, 0, float("inf"), closed="left")
-        self.burn_in = in_range("burn_in", burn_in, 0, 1)
+        self.burn_in = in_range("burn_in", burn_in, 0, 1, closed="left")
 
     def run(self, fit: Fit, data: Any) -> Any:
         return with_noise_rate(fit, self, data)

@@ -40,7 +40,11 @@ def with_noise_rate(fit: Fit, method: Any, data: Data) -> Any:
     if method.noise_rate != "auto":
         return fit(method, data)
     rate, (low, high), doubtful = estimated(fit, method, data)
-    fit.note(f"noise_rate={rate:.3g}, estimated by cross-validation (95 % interval {low:.3g} to {high:.3g})")
+    fit.note(
+        f"noise_rate={rate:.3g}, estimated by cross-validation (95 % interval {low:.3g} to {high:.3g})",
+        cv_noise_rate=rate,
+        cv_noise_interval=[low, high],
+    )
     if doubtful:
         warnings.warn(
             f"noise_rate='auto' came to {rate:.2g} (95 % interval {low:.2g} to {high:.2g}), which is little to go by: "

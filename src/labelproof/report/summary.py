@@ -50,12 +50,16 @@ def cards(run: RunRecord) -> list[Card]:
         true_rate = run.number("true_rate")
         notes += [f"in truth {percent(true_rate)}"] if true_rate is not None else []
         found.append(Card("Estimated share of wrong labels", percent(rate), ", ".join(notes)))
+    if (told := run.number("cv_noise_rate")) is not None:
+        bounds = interval(run.section("result").get("cv_noise_interval"))
+        note = "estimated by cross-validation before training" + (f", 95\u00a0% interval {bounds}" if bounds else "")
+        found.append(Card("Noise rate trained with", percent(told), note))
     if (precision := run.number("average_precision")) is not None:
         true_rate = run.number("true_rate")
         chance = f"; a random order would give {percent(true_rate)}" if true_rate is not None else ""
         note = f"100\u00a0% is a perfect order{chance}"
         found.append(Card("Average precision of the list", percent(precision), note))
-    if (seconds := run.last("seconds")) is not None:
+    if (seconds := run.number("seconds") or run.last("seconds")) is not None:
         peak = run.number("peak_memory_mb")
         note = f"peak memory {memory(peak)}" if peak is not None else ""
         found.append(Card("Training time", duration(seconds), note))
