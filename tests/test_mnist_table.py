@@ -89,7 +89,7 @@ TWO = {
     "MentorNet, predefined": ("1 + 0", 1),
     "MentorNet, data-driven": ("1 + 1", 1),
     "ELR+": ("2 + 2", 2),
-    "DivideMix": ("3 + 3", 2),
+    "DivideMix": ("2 + 2", 2),
 }
 
 
