@@ -40,14 +40,14 @@ class DivideMix(Method):
 
     Args:
         warmup: epochs before the first division, else a tenth of all. The paper's: 10 (CIFAR-10), 30 (CIFAR-100).
-        threshold: τ in [0, 1): a label is kept where w exceeds it. The paper's: 0.5.
-        temperature: T > 0 of sharpening, p^(1/T) / Σ p^(1/T). The paper's: 0.5.
+        threshold: τ in [0, 1): a label is kept where it is right with a probability w above it. The paper's: 0.5.
+        temperature: T > 0; guesses are sharpened to p^(1/T) / Σ p^(1/T). The paper's: 0.5.
         alpha: α >= 0 of mixup, 0 for none. The paper's: 4, and 0.5 for real noise.
         lambda_u: λ_u >= 0, weight of guesses. The paper's: 25 for CIFAR-10 and little noise, else 50 to 150, 0 for real
             noise. Users report that a wrong one costs 10 points on asymmetric noise: compare with 0.
         ramp: epochs in which λ rises to λ_u. The paper's: 16.
         uniform_prior: whether π is 1/K as in the paper; better if rare classes shall count as much as frequent ones.
-        confidence_penalty: γ >= 0. The paper's: 1 for asymmetric noise, else 0.
+        confidence_penalty: γ >= 0, against confidence in the warm-up. The paper's: 1 for asymmetric noise, else 0.
 
     Raises:
         ValueError: a value is out of range.
