@@ -44,7 +44,6 @@ SUITES: dict[str, tuple[str, dict[str, str]]] = {
             "co-teaching": "co-teaching --noise-rate 0.4",
             "elr+": "elr+",
             "dividemix": "dividemix",
-            "co-teaching auto": "co-teaching --noise-rate auto",
         },
     ),
 }
