@@ -35,7 +35,7 @@ def launch(settings: Settings, method: Method) -> Fabric:
 
 
 def _keep_memory() -> None:
-    """Tell glibc to keep freed blocks of up to 64 MB for this process, where it is the C library.
+    """Tell glibc to keep freed blocks of up to 256 MB for this process, where it is the C library.
 
     It would hand the graphs of two networks, which live side by side, back to the system at the end of each step, and
     get them again in the next, page by page: 5 to 10 % of the time of a step. Larger blocks (data sets) still go back.
@@ -44,5 +44,5 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl; Windows
         return
-    if mallopt(-3, 2**26):  # M_MMAP_THRESHOLD; old versions refuse, and the next would make them slower
+    if mallopt(-3, 2**28):  # M_MMAP_THRESHOLD; old versions refuse, and the next would make them slower
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
