@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 from passes import Passes, words
 
+from labelproof.core import nets
 from labelproof.core.method import Method
 from labelproof.data import catalog, noise
 from labelproof.data.dataset import Data
@@ -115,8 +115,8 @@ class Contender:
     def __init__(self, case: Case, data: Data, method: Method) -> None:
         settings = Settings(epochs=2, batch_size=case.batch, device=case.device)
         fabric = launch(settings, method)
-        half = data.take(np.arange(len(data) // 2))
-        streams = {name: half for name in method.streams if name != "train"}
+        verified = data.relabelled(data.truth)
+        streams = {name: verified for name in method.streams if name != "train"}
         inputs = prepare(method, data, None, streams, settings, fabric.device)
         self.passes = Passes()
         make = partial(network, case.network, input_shape(data), data.num_classes)
@@ -196,15 +196,14 @@ def scores_first(case: Case, data: Data, keep: float) -> bool:
 
 
 @contextmanager
-def one_stream(method: Method) -> Iterator[None]:
-    """The method's networks one after the other."""
-    module = sys.modules[type(method).__module__]
-    before = module.side_by_side  # type: ignore[attr-defined]
-    module.side_by_side = lambda calls, like: [call() for call in calls]  # type: ignore[attr-defined]
+def one_stream() -> Iterator[None]:
+    """Networks one after the other."""
+    before = nets.side_by_side
+    nets.side_by_side = lambda calls, like: [call() for call in calls]
     try:
         yield
     finally:
-        module.side_by_side = before  # type: ignore[attr-defined]
+        nets.side_by_side = before
 
 
 def overlap(case: Case) -> dict[str, Any]:
@@ -215,7 +214,7 @@ def overlap(case: Case) -> dict[str, Any]:
         contender = Contender(case, data, METHODS[name](**how))
 
         def alone(contender: Contender = contender) -> float:
-            with one_stream(contender.loop.method):
+            with one_stream():
                 return contender.step()
 
         seconds = rounds_of({"streams": contender.step, "one stream": alone}, case.rounds)

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from labelproof.core import nets
 from labelproof.core.nets import features, side_by_side
-from labelproof.methods import co_teaching
 from labelproof.networks import build
 
 pytestmark = pytest.mark.filterwarnings("ignore:no training sample has the label")
@@ -68,7 +68,7 @@ def test_the_streams_part_compares_two_ways_to_run_the_same_step(
     two: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(co_teaching, "side_by_side", lambda each, like: calls.append(1) or side_by_side(each, like))
+    monkeypatch.setattr(nets, "side_by_side", lambda each, like: calls.append(1) or side_by_side(each, like))
     monkeypatch.setattr(two, "OVERLAPPING", ("Co-teaching",))
     case = two.quick(two.CASES["cnn"])  # on a CPU there are no streams, and both ways are the same
     found = two.overlap(case)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache, partial
@@ -101,6 +101,11 @@ def side_by_side(calls: Sequence[Callable[[], T]], like: Tensor) -> list[T]:
     return results
 
 
+def outputs(nets: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """What each of some networks says of `x`, side by side."""
+    return side_by_side([partial(net, x) for net in nets], x)
+
+
 @cache
 def _stream(device: torch.device, k: int) -> torch.cuda.Stream:
     stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -142,7 +147,7 @@ def preview(nets: Nets, x: Tensor) -> Tensor:
     torch.Size([2, 3, 1])
     """
     with still_statistics(nets):
-        out = torch.stack(side_by_side([partial(net, x) for net in nets], x))
+        out = torch.stack(outputs(nets, x))
     torch.clear_autocast_cache()  # before torch 2.11 it hands weights cast without gradient to the next pass
     return out
 

@@ -82,8 +82,11 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names each setting that differs, with both values.
     """
+    stored, now = dict(stored), dict(now)
+    before, asked = stored.pop("asked", None), now.pop("asked", None)  # the run's, of which a stage's may be made
+    if before is not None and asked is not None:
+        check_same({"method": stored.get("method"), **before}, {"method": now.get("method"), **asked})
     stored = {**{k: v for k, v in LATER.items() if k in now}, **stored}
-    stored, now = ({k: v for k, v in d.items() if k != "asked"} for d in (stored, now))  # compared by itself
     differ = [f"{k}={now.get(k)!r} (was {stored.get(k)!r})" for k in {**stored, **now} if stored.get(k) != now.get(k)]
     if differ:
         raise ValueError(f"cannot resume: the run was started with other settings: {'; '.join(sorted(differ))}")

@@ -99,12 +99,12 @@ class _Stages:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def check_same(self, folder: Path) -> None:
-        """Refuse to resume under other settings, in the words in which they were asked for, whatever stage is there."""
-        now = {"method": self.stamp["method"], **self.settings.asdict()}
-        for inside in (p for p in (folder, *folder.iterdir()) if p.is_dir() and checkpoint.found(p)):
-            stored = checkpoint.load(inside)["stamp"]
-            if "asked" in stored:  # checkpoints of earlier versions do not say
-                checkpoint.check_same({"method": stored["method"], **stored["asked"]}, now)
+        """Refuse to go on under other settings with a run that was killed before its last training had a checkpoint."""
+        stage = next((p for p in sorted(folder.iterdir()) if p.is_dir() and checkpoint.found(p)), None)
+        if stage is not None and not checkpoint.found(folder):
+            stored = checkpoint.load(stage)["stamp"]
+            now = {"method": self.stamp["method"], "asked": self.settings.asdict()}
+            checkpoint.check_same({k: stored[k] for k in now if k in stored}, {k: now[k] for k in now if k in stored})
 
     def __call__(
         self, method: Method, data: Data, /, *, stage: str = "", length: float = 1.0, **changes: Any

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range
-from labelproof.core.nets import Nets, preview, side_by_side
+from labelproof.core.nets import Nets, outputs, preview, side_by_side
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.curriculum import kept_share
@@ -97,7 +97,7 @@ class CoTeaching(Method):
         return self.score_first == "always" or (keep < BREAK_EVEN and not self.batchnorm)
 
     def _one_pass(self, nets: Nets, batch: Batch, keep: float) -> Loss:
-        out = side_by_side([partial(net, batch.x) for net in nets], batch.x)
+        out = outputs(nets, batch.x)
         l1, l2 = (self.task.loss(o, batch.target) for o in out)
         w1, w2 = smallest(l1, keep), smallest(l2, keep)  # (2)
         value = weighted_mean(l1, w2) + weighted_mean(l2, w1)  # (3)

@@ -21,13 +21,12 @@ network's own, and prediction averages both. The paper's second schedule, under 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 
 from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, check_warmup, in_range
-from labelproof.core.nets import Nets, side_by_side
+from labelproof.core.nets import Nets, outputs
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.curriculum import kept_share
 from labelproof.functional.ranks import sum_over_ranks
@@ -68,7 +67,7 @@ class CoTeachingPlus(Method):
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         check_warmup(self.warmup, now)
         keep = kept_share(self.noise_rate, now.epoch, self.num_gradual)  # (1)
-        out = side_by_side([partial(net, batch.x) for net in nets], batch.x)
+        out = outputs(nets, batch.x)
         differ = out[0].argmax(1) != out[1].argmax(1)  # (2)
         among = differ | (sum_over_ranks(differ.sum()) == 0) if now.epoch >= self.warmup else torch.ones_like(differ)
         l1, l2 = (self.task.loss(o, batch.target) for o in out)

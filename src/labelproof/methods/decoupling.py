@@ -17,12 +17,10 @@ as they share no parameters, and prediction averages both networks.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from labelproof.core.method import Method, check_warmup, in_range
-from labelproof.core.nets import Nets, side_by_side
+from labelproof.core.nets import Nets, outputs
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.select import weighted_mean
 
@@ -56,7 +54,7 @@ class Decoupling(Method):
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         check_warmup(self.warmup, now)
-        out = side_by_side([partial(net, batch.x) for net in nets], batch.x)
+        out = outputs(nets, batch.x)
         differ = (out[0].argmax(1) != out[1].argmax(1)).float()
         w = differ if now.epoch >= self.warmup else torch.ones_like(differ)  # (1)
         l1, l2 = (self.task.loss(o, batch.target) for o in out)

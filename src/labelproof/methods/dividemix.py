@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from labelproof.core.method import Method, Scan, check_warmup, in_range
-from labelproof.core.nets import Nets, preview, side_by_side
+from labelproof.core.nets import Nets, outputs, preview, side_by_side
 from labelproof.core.state import SampleTable
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
@@ -89,7 +89,7 @@ class DivideMix(Method):
         check_warmup(self.warmup or 1, now)
         since = now.epoch + now.step / now.steps_per_epoch - (self.warmup or max(now.epochs // 10, 1))
         if since < 0:
-            out = torch.stack(side_by_side([partial(net, batch.x) for net in nets], batch.x))
+            out = torch.stack(outputs(nets, batch.x))
             ce = torch.stack([self.task.loss(o, batch.target).mean() for o in out])
             return Loss((ce + self.confidence_penalty * mixmatch.negative_entropy(out).mean(1)).sum(), out=out)  # (1)
         x = torch.cat(list({id(view): view for view in batch.views}.values()))  # one, where nothing is augmented

@@ -26,13 +26,12 @@ Each rank mixes its part of the batch. The record of predictions (`out`) is that
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from labelproof.core.method import Method, in_range
-from labelproof.core.nets import Nets, side_by_side
+from labelproof.core.nets import Nets, outputs
 from labelproof.core.state import SampleTable
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
@@ -84,12 +83,12 @@ class ELRPlus(Method):
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         mix = Mixup.draw(self.mixup, batch.x, now.rng)
         with torch.no_grad():
-            seen = torch.stack(side_by_side([partial(twin, batch.x) for twin in nets.twins], batch.x))
+            seen = torch.stack(outputs(nets.twins, batch.x))
             t1, t2 = self.task.prob(seen)
             h1, h2 = self.h1.ema(batch.index, t2, self.beta), self.h2.ema(batch.index, t1, self.beta)  # (1)
             q = torch.cat([mix(h1), mix(h2)])
             x, y = mix(batch.x), mix(self.task.encode(batch.target)).repeat(self.peers, 1)  # (2)
-        z = torch.cat(side_by_side([partial(net, x) for net in nets], x))
+        z = torch.cat(outputs(nets, x))
         p = z.float().softmax(1).clamp(EPS, 1 - EPS)  # (3)
         ce, reg = cross_entropy(z, _weighted(y, q) if self.reweight else y), elr_term(p, q)
         lam = ramp(now.updates, self.lam_ramp) * self.lam
