@@ -36,8 +36,9 @@ bench: $(READY)  ## what engine, methods and losses cost, as ratios in one run e
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses.json
 	$(BIN)/python benchmarks/two_networks.py --out benchmarks/results/two_networks.json
 
-table: $(READY)  ## all methods on 10,000 MNIST images, for docs/results.md; resumes, about 4 hours on 2 cores
+table: $(READY)  ## the tables of docs/results.md, images and regression; resumes, about 6 hours on 2 cores
 	$(BIN)/python benchmarks/mnist_table.py --jobs 2
+	$(BIN)/python benchmarks/uci_table.py --jobs 2
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "labelproof needs Python 3.10 or newer: make PYTHON=python3.11 ...")'

@@ -17,10 +17,8 @@ import os
 import platform
 import re
 import statistics
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -29,8 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from passes import Passes, words
+from tables import REPO, agrees, commit, processes, share, spread, write_block
 from torch import nn
 
 import labelproof
@@ -43,7 +41,6 @@ from labelproof.engine.settings import Settings
 from labelproof.methods import METHODS
 from labelproof.networks import build
 
-REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "mnist10k"
 LOCKS = REPO / "runs" / "mnist10k-locks"
 PAGE = REPO / "docs" / "results.md"
@@ -84,6 +81,7 @@ class Row:
         options: hyper-parameters, from the noise: only what the note says may depend on it.
         settings: beside SETTINGS.
         clean: so many of the images have verified labels, for methods that need some; they are right in training too.
+        network: built-in name; not the table's own where a method cannot have BatchNorm.
         note: what is told about the row; hyper-parameters of the method's defaults are not repeated.
     """
 
@@ -91,6 +89,7 @@ class Row:
     options: Callable[[Noise], dict[str, Any]] = lambda noise: {}
     settings: Mapping[str, Any] = field(default_factory=dict)
     clean: int = 0
+    network: str = "cnn"
     note: str = ""
 
     def make(self, noise: Noise) -> Method:
@@ -182,6 +181,15 @@ ROWS: dict[str, Row] = {
         note="two networks; λ_u = 25, α = 4, warm-up of a tenth of the epochs; for pairflip with the confidence "
         "penalty that the paper has for asymmetric noise",
     ),
+    "trimmed loss": Row("trimmed", _rate, note="**told the true noise rate**"),
+    "PRL-L": Row("prl-l", _rate, note="**told the true noise rate**"),
+    "co-PRL-L": Row("co-prl-l", _rate, note="**two networks; told the true noise rate**"),
+    "cross-entropy, GroupNorm": Row("ce", network="cnn-gn", note="to compare with PRL-G"),
+    "Co-teaching, GroupNorm": Row(
+        "co-teaching", _rate, network="cnn-gn", note="as Co-teaching, to compare with co-PRL-G"
+    ),
+    "PRL-G": Row("prl-g", _rate, network="cnn-gn", note="**told the true noise rate**"),
+    "co-PRL-G": Row("co-prl-g", _rate, network="cnn-gn", note="**two networks; told the true noise rate**"),
 }
 
 
@@ -225,11 +233,6 @@ def verify(data: Data, clean: Data, count: int, seed: int) -> tuple[Data, Data]:
     return data.relabelled(y, **data.noise), clean.take(rows)
 
 
-def cnn(in_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-    """The built-in small CNN, in the memory layout that is faster on a CPU."""
-    return build("cnn", in_shape, num_outputs).to(memory_format=torch.channels_last)
-
-
 def identity(job: Job) -> dict[str, Any]:
     """Everything that decides a run's outcome, but for the code; what a result must share to be reused."""
     made = noise.inject(np.arange(10), job.noise.kind, job.noise.rate, num_classes=10)
@@ -241,7 +244,7 @@ def identity(job: Job) -> dict[str, Any]:
         "settings": job.settings.asdict(),
         "noise": {"kind": job.noise.kind, "rate": job.noise.rate, "seed": job.seed},
         "samples": SAMPLES,
-        "network": "cnn",
+        "network": row.network,
         "labelproof": labelproof.__version__,
         **({"clean": row.clean} if row.clean else {}),
     }
@@ -253,10 +256,7 @@ def finished(job: Job) -> dict[str, Any] | None:
         found = json.loads(job.path.read_text())
     except (OSError, ValueError):
         return None
-    now = identity(job)
-    # options that came later have the value they have now: the result must differ in none that it knows
-    known = {k: {**now[k], **found[k]} if isinstance(now[k], dict) else found[k] for k in now if k in found}
-    return found if known == json.loads(json.dumps(now)) else None
+    return found if agrees(found, identity(job)) else None
 
 
 def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
@@ -270,7 +270,8 @@ def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
     passes, wall, cpu = Passes(), time.perf_counter(), time.process_time()
 
     def network(in_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-        return passes.watch(cnn(in_shape, num_outputs))
+        # the memory layout that is faster on a CPU
+        return passes.watch(build(row.network, in_shape, num_outputs).to(memory_format=torch.channels_last))
 
     result: dict[str, Any] = {}
     try:
@@ -303,43 +304,20 @@ def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
     }
 
 
-def commit() -> str:
-    """The present commit; with "+" where tracked files differ from it."""
-    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
 def collect(todo: list[Job]) -> list[str]:
     """Make what is missing and nobody else is making; returns what failed."""
-    failed: list[str] = []
-    torch.set_num_threads(1)
-    LOCKS.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    clean = test = None
-    for job in todo:
-        try:
-            with FileLock(LOCKS / f"{job.path.stem}.lock").acquire(timeout=0):
-                if finished(job):
-                    continue
-                if clean is None or test is None:
-                    clean, test = load()
-                found = run(job, clean, test)
-                text = json.dumps(found, indent=1) + "\n"
-                atomically(job.path, lambda partial, text=text: partial.write_text(text))  # type: ignore[misc]
-                score = found["result"].get("test_accuracy", float("nan"))
-                print(f"{job.path.stem}: {score:.4f} in {found['seconds']:.0f} s", flush=True)
-        except Timeout:
-            continue  # another process is at it
-        except Exception:  # one broken method must not cost a night's work; nothing is written, so it is tried again
-            traceback.print_exc()
-            failed.append(job.path.stem)
-    return failed
+    loaded: list[tuple[Data, Data]] = []
 
+    def make(job: Job) -> str:
+        if not loaded:
+            loaded.append(load())
+        found = run(job, *loaded[0])
+        text = json.dumps(found, indent=1) + "\n"
+        atomically(job.path, lambda partial: partial.write_text(text))
+        return f"{found['result'].get('test_accuracy', float('nan')):.4f} in {found['seconds']:.0f} s"
 
-def spread(values: list[float], digits: int = 1) -> str:
-    """Mean ± standard deviation."""
-    sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{sd}"
+    return share(todo, LOCKS, name=lambda job: job.path.stem, finished=lambda job: finished(job) is not None, make=make)
 
 
 def cell(found: list[dict[str, Any]], key: str) -> str:
@@ -388,11 +366,15 @@ def under(results: Mapping[Job, dict[str, Any]]) -> str:
     s = SETTINGS
     commits = sorted({r["commit"] for r in results.values()})
     machines = sorted({r["machine"] for r in results.values()})
+    group = ", ".join(t for t in ROWS if ROWS[t].network == "cnn-gn" and any(job.title == t for job in results))
     return (
         f"Per cent, mean ± standard deviation over {SEEDS} seeds (of noise, weights and order). Training: the "
         f"{SAMPLES:,} images of `--subset {SAMPLES}`; test: 10,000 images with clean labels, looked at once, after the "
         f"end. Small CNN (34,000 weights), {s['epochs']} epochs, batches of {s['batch_size']}, {s['optimizer']}, "
-        f"learning rate {s['lr']}, {s['schedule']} schedule, the same for all methods; hyper-parameters are those "
+        f"learning rate {s['lr']}, {s['schedule']} schedule, the same for all methods"
+        + f" (with GroupNorm in place of BatchNorm, which PRL-G cannot have: {group})"
+        * bool(group)
+        + "; hyper-parameters are those "
         "of the papers, listed above or the defaults, none was tuned. Symmetric noise never draws the true class. "
         "Seconds are wall time on a shared machine, in brackets CPU time, of all trainings of a run together. Forward "
         "passes were counted as rows that entered a network, with gradient + without, in all trainings of a run and "
@@ -407,12 +389,8 @@ def write_tables(page: Path) -> None:
     results = {job: found for job in jobs("*", SEEDS) if (found := finished(job))}
     if not results:
         raise SystemExit(f"no results of these settings in {RESULTS}: run python {Path(__file__).name} first")
-    body = "\n".join([START, *lines(results), "", under(results), END])
-    text, marked = page.read_text(), re.compile(f"{START}.*?{END}", re.DOTALL)
-    if not marked.search(text):
-        text = f"{text.rstrip()}\n\n## All methods, on 10,000 MNIST images\n\n{START}{END}\n"
-    new = marked.sub(lambda _: body, text)
-    atomically(page, lambda partial: partial.write_text(new))
+    heading = "All methods, on 10,000 MNIST images"
+    write_block(page, START, END, heading, [*lines(results), "", under(results)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -425,9 +403,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     todo, failed = jobs(args.only, args.seeds), 0
     if args.jobs > 1 and not args.tables:
-        words = [sys.executable, __file__, "--only", args.only, "--seeds", str(args.seeds), "--no-tables"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        failed = sum(p.wait() != 0 for p in [subprocess.Popen(words, env=env) for _ in range(args.jobs)])
+        failed = processes(__file__, ["--only", args.only, "--seeds", str(args.seeds), "--no-tables"], args.jobs)
     elif not args.tables:
         failed = len(collect(todo))
     if not args.no_tables:

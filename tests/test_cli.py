@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -99,6 +100,140 @@ def test_a_regression_csv_goes_through(tmp_path: Path) -> None:
     assert (data.y != data.truth)[table["id"].head(20), 0].mean() > 0.9
 
 
+@pytest.fixture
+def prices(tmp_path: Path) -> pd.DataFrame:
+    data = line(60, outliers=0.1)
+    return pd.DataFrame(np.asarray(data.x), columns=list("abcdef")).assign(price=data.y.astype(np.float64))
+
+
+def at(frame: pd.DataFrame, rows: list[int], value: object) -> pd.DataFrame:
+    """The table with some prices replaced; text and what is missing make a column of objects."""
+    prices = frame["price"].astype(object)
+    prices.iloc[rows] = value
+    return frame.assign(price=prices if isinstance(value, str) else prices.astype(float))
+
+
+BAD_TARGETS = {
+    "NaN": (
+        lambda f: at(f, [3, 5], np.nan),
+        r"column 'price' of t\.\w+ has 2 missing values, the first in row 3: drop",
+    ),
+    "inf": (lambda f: at(f, [4], np.inf), r"column 'price' of t\.\w+ has 1 infinite value, the first in row 4: drop"),
+    "-inf": (lambda f: at(f, [4], -np.inf), r"column 'price' of t\.\w+ has 1 infinite value, the first in row 4: drop"),
+    "n/a": (lambda f: at(f, [6], "n/a"), r"column 'price' of t.csv has 1 missing value, the first in row 6: drop"),
+    "12,5": (lambda f: at(f, [6], "12,5"), r"column 'price' of t.csv holds '12,5' in row 6, the first of 1 in 60 rows"),
+    "unit": (
+        lambda f: at(f, [6, 8], "3 kg"),
+        r"holds '3 kg' in row 6, the first of 2 in 60 rows that are no numbers: r",
+    ),
+    "text": (lambda f: f.assign(price="cheap"), r"'cheap' in row 0, the first of 60 .* classes, say task='classificat"),
+    "dates": (
+        lambda f: f.assign(price=pd.date_range("2020-01-01", periods=60)),
+        r"holds '2020-01-01' in row 0.*\(of a date, say, the days since another\)",
+    ),
+    "yes or no": (lambda f: f.assign(price=f.a > 0), r"column 'price' of t\.\w+ holds yes or no \((True|False)\), and"),
+    "constant": (
+        lambda f: f.assign(price=5.0),
+        r"targets of t are constant \(5 in all 60 training rows\): there is noth",
+    ),
+    "too large": (
+        lambda f: at(f, [7], 1e305),
+        r"targets of t go up to 1e\+305 \(row 7\), and no further than 1e\+300 can",
+    ),
+    "two rows": (
+        lambda f: f.head(2),
+        r"too few training samples: n_samples=2, but regression needs at least 3, to tell",
+    ),
+    "misspelt": (
+        lambda f: f.rename(columns={"price": "prize"}),
+        r"'price' is not a column of t\.\w+: did you mean 'prize'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TARGETS)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_bad_targets_are_named_and_leave_nothing(
+    prices: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, suffix: str
+) -> None:
+    make, text = BAD_TARGETS[name]
+    if suffix == ".parquet" and "t.csv" in text:
+        return  # in Parquet a column has one type
+    frame, path = make(prices), tmp_path / f"t{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.astype({"price": str} if name == "unit" else {}).to_parquet(path)
+    for command, out in (("train", tmp_path / "run"), ("find", tmp_path / "issues.csv")):
+        said = fails(capsys, command, path, "--label", "price", "--task", "regression", "--epochs", "1", "--out", out)
+        assert re.search(text, said), said
+        assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+
+
+@pytest.mark.parametrize("kind", ["1e30", "1e300", "half equal", "1e9 + 1", "whole numbers"])
+def test_unusual_targets_go_through(prices: pd.DataFrame, tmp_path: Path, kind: str) -> None:
+    y = prices["price"].to_numpy().copy()
+    if kind in ("1e30", "1e300"):
+        y[7] = float(kind)
+    elif kind == "half equal":
+        y[:31] = 0.0
+    else:
+        y = np.round(y * 100) if kind == "whole numbers" else y + 1e9
+    prices.assign(price=y.astype(int) if kind == "whole numbers" else y).to_csv(tmp_path / "t.csv", index=False)
+    words = [
+        tmp_path / "t.csv",
+        "--label",
+        "price",
+        "--task",
+        "regression",
+        "--quiet",
+        "--lr",
+        "0.01",
+        "--batch-size",
+        "16",
+    ]
+    run("find", *words, "--out", tmp_path / "issues.csv")
+    run("train", *words, "--out", tmp_path / "run")
+    for path in (tmp_path / "issues.csv", tmp_path / "run" / "issues.csv"):
+        table = pd.read_csv(path)
+        np.testing.assert_allclose(table["given"], y[table["id"]], rtol=1e-15)
+        assert np.isfinite(table["suggested"]).all()
+        if kind in ("1e30", "1e300"):
+            assert table["id"][0] == 7
+    result = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert result["method"]["name"] == "prl-l"
+
+
+def test_the_default_method_and_network_follow_task_and_method(
+    prices: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prices.to_csv(tmp_path / "t.csv", index=False)
+    words = ["train", tmp_path / "t.csv", "--label", "price", "--epochs", "1"]
+    run(*words, "--task", "regression", "--noise-rate", "0.3", "--out", tmp_path / "told")
+    record = json.loads((tmp_path / "told" / "run.json").read_text())
+    assert (record["method"]["name"], record["method"]["params"]["noise_rate"]) == ("prl-l", 0.3)
+    assert "targets flagged" in capsys.readouterr().out
+    run(*words, "--out", tmp_path / "found", "--quiet")
+    assert json.loads((tmp_path / "found" / "run.json").read_text())["method"]["name"] == "prl-l"
+    for method, network in (("prl-g", "cnn-gn"), ("prl-l", "cnn")):
+        out = tmp_path / method
+        run("train", "digits", "--subset", "64", "--method", method, "--epochs", "1", "--out", out, "--quiet")
+        assert json.loads((out / "run.json").read_text())["network"]["name"] == network
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1", "1.5", "nan", "abc"])
+def test_a_noise_rate_is_a_share(
+    prices: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    prices.to_csv(tmp_path / "t.csv", index=False)
+    words = ["train", tmp_path / "t.csv", "--label", "price", "--task", "regression", f"--noise-rate={value}"]
+    assert re.search(
+        r"noise_rate=\S+ must lie in \[0, 1\)|--noise-rate: must be a number or 'auto'. Got value: (abc|nan)",
+        fails(capsys, *words, "--out", tmp_path / "run"),
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
     """SIGKILL to the real command; then --resume; then compared with a run that was left alone."""
     words = ["train", "digits", "--method", "co-teaching", "--network", "mlp", "--noise", "symmetric:0.4"]
@@ -158,8 +293,8 @@ def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -
     assert "unknown flag --epoch: did you mean '--epochs'?" in fails(capsys, "train", flowers, "--epoch", "3")
     assert "unknown method 'erl': did you mean 'elr'?" in fails(capsys, "train", flowers, "--method", "erl")
     assert (
-        "unknown flag --noise-rate: it is an option of --method co-teaching, co-teaching+, mentornet or self-paced;"
-        in fails(capsys, "train", flowers, "--noise-rate", "0.2")
+        "unknown flag --noise-rate: it is an option of --method co-prl-g, co-prl-l, co-teaching, co-teaching+, "
+        "mentornet, prl-g, prl-l, self-paced or trimmed;" in fails(capsys, "train", flowers, "--noise-rate", "0.2")
     )
     assert "missing: data. See labelproof train --help" in fails(capsys, "train")
     text = fails(capsys, "train", flowers, "--label", "specie")

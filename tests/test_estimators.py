@@ -175,7 +175,7 @@ def test_find_issues_before_fit() -> None:
         ({}, X, Y[:-1], "inconsistent numbers of samples"),
         ({}, X, None, r"NoisyLabelClassifier.fit\(X, y\) needs the labels"),
         ({}, X, np.linspace(0, 1, 200), "Unknown label type: continuous"),
-        ({"method": "erl"}, X, Y, r"unknown method 'erl': did you mean 'elr'\? There are: backward, bootstrap, ce"),
+        ({"method": "erl"}, X, Y, r"unknown method 'erl': did you mean 'elr'\? There are: backward, bootstrap, c"),
         ({"method": 3}, X, Y, r"method=3 must be a name of lp.available_methods\(\) or a Method instance"),
         ({"method": "mse"}, X, Y, "method mse is for regression, but these labels make a classification task"),
         ({"method": "elr", "noise_rate": 0.2}, X, Y, "method='elr' has no use for noise_rate=0.2: leave it out"),
@@ -220,6 +220,83 @@ def test_targets_are_listed_as_they_were_given() -> None:
     y = np.round(data.y[:, 0].astype(np.float64), 1) + 706.3
     issues = lp.NoisyLabelRegressor(method="mse", **QUICK).fit(data.x, y).find_issues()
     assert issues["given"].tolist() == y[issues["id"]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("y", "text"),
+    [
+        (
+            [1.0, 2.0, None, *range(17)],
+            r"Input y contains NaN\. Of 20 targets 1 are missing or infinite, the first in row 2",
+        ),
+        ([*range(18), np.inf, -np.inf], r"Input y contains infinity .* Of 20 targets 2 .* the first in row 18: drop"),
+        (
+            pd.Series([*range(19), None], dtype="Float64"),
+            r"Of 20 targets 1 are missing or infinite, the first in row 19",
+        ),
+        ([*range(19), "3 kg"], r"y holds '3 kg' in row 19, the first of 1 that are no numbers: regression needs plain"),
+        (["cat"] * 20, r"y holds 'cat' in row 0, .* classes are for NoisyLabelClassifier"),
+        ([[1.0, 2.0], [3.0]] * 10, r"y has rows of different lengths: give each sample the same number of targets"),
+        (np.zeros((20, 2, 2)), r"y has shape \(20, 2, 2\): targets must be \(N,\) or \(N, T\)"),
+        (3.0, r"y has shape \(\): targets must be"),
+        (np.arange(20) > 3, r"y holds bool values, and regression needs plain numbers: .* 1 and 0; classes are for"),
+        (np.arange(20).astype("datetime64[D]"), r"y holds datetime64\[D\] values, .* give days since a date"),
+        (np.full(20, 5.0), r"targets of data are constant \(5 in all 20 training rows\): there is nothing to learn"),
+        (np.full((20, 2), 5.0), r"targets of data are constant \(5, 5 in all 20"),
+        ([*range(19), 1e305], r"targets of data go up to 1e\+305 \(row 19\), and no further than 1e\+300"),
+        (np.arange(19), "inconsistent numbers of samples"),
+    ],
+)
+def test_bad_targets_are_named(y: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        lp.NoisyLabelRegressor(**QUICK).fit(X[:20], y)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5, "abc", float("nan")])
+def test_a_noise_rate_is_a_share(rate: Any) -> None:
+    with pytest.raises(ValueError, match=r"noise_rate=\S+ must (lie in \[0, 1\)|be a number in \[0, 1\) or 'auto')"):
+        lp.NoisyLabelRegressor(noise_rate=rate, **QUICK).fit(X, Y)
+
+
+def test_two_rows_are_too_few() -> None:
+    with pytest.raises(ValueError, match="n_samples=2, but regression needs at least 3"):
+        lp.NoisyLabelRegressor(**QUICK).fit(X[:2], [1.0, 2.0])
+
+
+def test_targets_of_any_size_are_learned_alike() -> None:
+    """1e9 + 1 has no place in float32, nor has 1e200."""
+    data = line(200)
+    y = data.y[:, 0].astype(np.float64)
+    how: dict[str, Any] = {"epochs": 30, "batch_size": 32, "lr": 0.02}
+    plain = lp.NoisyLabelRegressor(**how).fit(data.x, y)
+    for shift, unit in ((1e9, 1.0), (0.0, 1e200), (-1e-6, 1e-12)):
+        reg = lp.NoisyLabelRegressor(**how).fit(data.x, y * unit + shift)
+        np.testing.assert_allclose((reg.predict(data.x) - shift) / unit, plain.predict(data.x), atol=1e-4)
+        assert reg.find_issues()["id"].tolist()[:5] == plain.find_issues()["id"].tolist()[:5]
+    column = lp.NoisyLabelRegressor(**how).fit(data.x, y[:, None])
+    np.testing.assert_array_equal(column.predict(data.x), plain.predict(data.x)[:, None])
+    objects = lp.NoisyLabelRegressor(**how).fit(data.x, y.astype(object))
+    np.testing.assert_array_equal(objects.predict(data.x), plain.predict(data.x))
+
+
+def test_one_gross_error_does_not_matter() -> None:
+    data = line(200)
+    y = data.y[:, 0].astype(np.float64)
+    y[7] = 1e300
+    reg = lp.NoisyLabelRegressor(epochs=30, batch_size=32, lr=0.02).fit(data.x, y)
+    assert reg.score(np.delete(data.x, 7, 0), np.delete(y, 7)) > 0.9
+    assert reg.find_issues()["id"].iloc[0] == 7
+
+
+def test_half_of_the_targets_may_be_equal() -> None:
+    """Rain: mostly none, and one reading is a typing error."""
+    data = line(200)
+    y = np.maximum(data.y[:, 0], 1.5).astype(np.float64)
+    assert (y == np.median(y)).mean() > 0.5
+    y[7] = 1e6
+    reg = lp.NoisyLabelRegressor(epochs=60, batch_size=32, lr=0.02, noise_rate=0.05).fit(data.x, y)
+    assert reg.score(np.delete(data.x, 7, 0), np.delete(y, 7)) > 0.7
+    assert reg.find_issues()["id"].iloc[0] == 7
 
 
 def test_diverged_training_says_so() -> None:

@@ -90,6 +90,7 @@ TWO = {
     "MentorNet, data-driven": ("1 + 1", 1),
     "ELR+": ("2 + 2", 2),
     "DivideMix": ("2 + 2", 2),
+    "co-PRL-L": ("2 + 0", 2),
 }
 
 
@@ -109,6 +110,23 @@ def test_rows_of_two_networks_and_mentors(table: ModuleType, monkeypatch: pytest
     else:
         passes, networks = TWO[title]
         assert line.endswith(f"| {networks} | {passes} |")
+
+
+def test_rows_with_another_network(table: ModuleType) -> None:
+    """PRL-G cannot have BatchNorm: it and what it is compared with run on the network with GroupNorm, and say so."""
+    groups = {t for t, row in table.ROWS.items() if row.network == "cnn-gn"}
+    assert {"PRL-G", "cross-entropy, GroupNorm", "Co-teaching, GroupNorm"} <= groups
+    assert table.main(["--only", "cross-entropy*"]) == 0
+    made = {t: json.loads(table.Job(t, table.NOISES[0], 0).path.read_text()) for t in table.ROWS if t.startswith("cro")}
+    assert {t: r["network"] for t, r in made.items()} == {t: "cnn-gn" if t in groups else "cnn" for t in made}
+    assert made["cross-entropy"]["result"] != made["cross-entropy, GroupNorm"]["result"]
+    assert "(with GroupNorm in place of BatchNorm, which PRL-G cannot have: cross-entropy, Gr" in table.PAGE.read_text()
+    assert table.main(["--only", "PRL-G"]) == 0
+    result = json.loads(table.Job("PRL-G", table.NOISES[0], 0).path.read_text())
+    assert result["network"] == "cnn-gn"
+    assert result["params"]["noise_rate"] == table.NOISES[0].rate
+    table.Job("cross-entropy, GroupNorm", table.NOISES[0], 0).path.write_text(json.dumps(made["cross-entropy"]))
+    assert table.finished(table.Job("cross-entropy, GroupNorm", table.NOISES[0], 0)) is None, "of the other network"
 
 
 def test_verified_images_are_right_in_training_too(table: ModuleType) -> None:

@@ -23,6 +23,7 @@ import labelproof
 from labelproof.core.registry import did_you_mean
 from labelproof.engine.settings import Settings
 from labelproof.flags import (
+    DEFAULT_METHODS,
     Help,
     Parser,
     add_data,
@@ -165,7 +166,7 @@ def train(**args: Any) -> None:
     run = runs.train(
         data,
         method,
-        _network(args, data),
+        _network(args, data, method),
         settings,
         test=test,
         streams=streams,
@@ -190,7 +191,8 @@ def find(**args: Any) -> None:
     settings, out = _settings(args), Path(args["out"])
     _check_target(out, Path(args["data"]))  # before hours of training, not after
     data, _ = _load(args, test=False)
-    method, network = _method(args, data), _network(args, data)
+    method = _method(args, data)
+    network = _network(args, data, method)
     streams = _streams(args, data, method)
     run = runs.train(data, method, network, settings, streams=streams, verbose=0 if args["quiet"] else 1)
     if runs.is_first_process():
@@ -303,16 +305,18 @@ def _settings(args: dict[str, Any]) -> Settings:
 
 
 def _method(args: dict[str, Any], data: Any) -> Any:
-    kind = get_method(args["method"] or ("elr" if data.classes is not None else "co-teaching"))
+    kind = get_method(args["method"] or DEFAULT_METHODS["regression" if data.classes is None else "classification"])
     return kind(**{name: args[name] for name in kind.param_names() if name in args})
 
 
-def _network(args: dict[str, Any], data: Any) -> str:
+def _network(args: dict[str, Any], data: Any, method: Any) -> str:
     if args["network"] != "auto":
         return str(args["network"])
     from labelproof.engine.inputs import input_shape
 
-    return "cnn" if len(input_shape(data)) == 3 else "mlp"
+    if len(input_shape(data)) != 3:
+        return "mlp"
+    return "cnn-gn" if "batchnorm" in method.forbids else "cnn"
 
 
 def _check_target(out: Path, source: Path) -> None:
@@ -428,11 +432,10 @@ def _show_run(run: Any, written: Path) -> None:
     if "test_accuracy_at_best_val" in result:
         best = f"{result['test_accuracy_at_best_val']:.2%}"
         lines.append(f"at the best noisy validation (epoch {result['best_val_epoch']})  {best}")
-    if run.noise is not None:
-        low, high = run.noise.interval
-        lines.append(f"labels estimated wrong  [bold]{run.noise.rate:.1%}[/]  (95 % interval {low:.1%} to {high:.1%})")
+    (low, high), what = run.noise.interval, "labels" if "noise_rate" in result else "targets"
+    lines.append(f"{what} estimated wrong  [bold]{run.noise.rate:.1%}[/]  (95 % interval {low:.1%} to {high:.1%})")
     lines += [f"trained with {note}" for note in result.get("notes", [])]
-    lines.append(f"labels flagged  [bold]{int(issues['flagged'].sum()):,}[/] of {len(issues):,}")
+    lines.append(f"{what} flagged  [bold]{int(issues['flagged'].sum()):,}[/] of {len(issues):,}")
     if "average_precision" in result:
         lines.append(f"average precision of the list  {result['average_precision']:.3f}")
     console.print("\n".join(lines), highlight=False)
@@ -440,7 +443,7 @@ def _show_run(run: Any, written: Path) -> None:
     for column in ("rank", "id", "given", "suggested", "p_wrong"):
         table.add_column(column)
     for row in issues.head(10).itertuples():
-        values = (row.rank, row.id, row.given, row.suggested)
+        values = (row.rank, row.id, row.given, getattr(row, "suggested_value", row.suggested))
         shown = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
         table.add_row(*map(escape, shown), f"{row.p_wrong:.3f}")
     console.print(table, highlight=False)

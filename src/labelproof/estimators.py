@@ -263,21 +263,21 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
 class NoisyLabelRegressor(RegressorMixin, _NoisyLabelEstimator):
     """Train a regressor on targets some of which are corrupted, and list which.
 
-    Parameters and attributes are those of `NoisyLabelClassifier`, with a method for regression (`"auto"` is
-    `"co-teaching"`). Targets are scaled by median and median absolute deviation, so that units do not matter and gross
-    errors do not stretch the scale.
+    Parameters and attributes are those of `NoisyLabelClassifier`, with a method for regression (`"auto"` is `"prl-l"`).
+    Targets are scaled by median and median absolute deviation, so that units do not matter and gross errors do not
+    stretch the scale.
 
     >>> import numpy as np
     >>> import labelproof as lp
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(500, 5)); y = X.sum(1)
     >>> bad = rng.permutation(500)[:50]; noisy = y.copy(); noisy[bad] += 100
-    >>> reg = lp.NoisyLabelRegressor(method="co-teaching", noise_rate=0.1, lr=0.01).fit(X, noisy)
+    >>> reg = lp.NoisyLabelRegressor(noise_rate=0.1, lr=0.01).fit(X, noisy)
     >>> set(reg.find_issues().head(50)["id"]) == set(bad)
     True
     """
 
-    _default_method = "co-teaching"
+    _default_method = "prl-l"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -285,12 +285,17 @@ class NoisyLabelRegressor(RegressorMixin, _NoisyLabelEstimator):
         return tags
 
     def fit(self, X: Any, y: ArrayLike | None = None) -> NoisyLabelRegressor:
-        """Train on `(N, D)` rows or other inputs and `(N,)` or `(N, T)` targets."""
+        """Train on `(N, D)` rows or other inputs and `(N,)` or `(N, T)` targets, whole numbers or fractions.
+
+        Raises:
+            ValueError: as for `NoisyLabelClassifier`; or targets are missing, not finite, no numbers, of different
+                lengths, constant, beyond ±1e300, or fewer than 3.
+        """
         x = self._inputs(X, reset=True)
-        given = check_array(self._labels(X, y), dtype="numeric", ensure_2d=False, input_name="y")
+        given = _numbers(self._labels(X, y))
         _same_length(x, given)
         self._columns = given.ndim
-        targets = given.reshape(len(given), -1).astype(np.float32)
+        targets = given.reshape(len(given), -1).astype(np.float64)
         self._fit(Data(x, targets, ids=self._ids(X, len(targets)), target_name="target", given=given))
         return self
 
@@ -304,6 +309,48 @@ class NoisyLabelRegressor(RegressorMixin, _NoisyLabelEstimator):
 def _is_dataset(X: Any) -> bool:
     """A map-style data set, rather than an array, a table or nested lists of numbers."""
     return isinstance(X, MapStyle) and not (hasattr(X, "__array__") or issparse(X) or isinstance(X, list | tuple | str))
+
+
+def _numbers(y: Any) -> NDArray[Any]:
+    """Regression targets as an array of finite numbers, `(N,)` or `(N, T)`."""
+    try:
+        values = np.asarray(y)
+    except ValueError as error:  # what NumPy says of ragged lists
+        raise ValueError("y has rows of different lengths: give each sample the same number of targets") from error
+    if values.ndim not in {1, 2}:
+        raise ValueError(f"y has shape {values.shape}: targets must be (N,) or (N, T)")
+    if values.dtype.kind in "bcmM":
+        raise ValueError(
+            f"y holds {values.dtype} values, and regression needs plain numbers: give days since a date, or 1 and 0; "
+            "classes are for NoisyLabelClassifier"
+        )
+    values = values if values.dtype.kind in "iuf" else _parsed(values)
+    try:
+        return check_array(values, dtype="numeric", ensure_2d=False, input_name="y")
+    except ValueError as error:
+        bad = ~np.isfinite(values)
+        if not bad.any():
+            raise
+        raise ValueError(
+            f"{str(error).splitlines()[0]} Of {bad.size} targets {bad.sum()} are missing or infinite, the first in row "
+            f"{np.argwhere(bad)[0][0]}: drop those rows or fill them in"
+        ) from error
+
+
+def _parsed(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Objects as numbers, what is missing as NaN."""
+    flat = pd.Series(values.reshape(-1), dtype=object)
+    flat = flat.where(flat.notna(), np.nan)
+    try:
+        return flat.to_numpy(dtype=np.float64).reshape(values.shape)
+    except (TypeError, ValueError) as error:
+        wrong = flat.notna() & pd.to_numeric(flat.map(str), errors="coerce").isna()
+        at = int(wrong.to_numpy().argmax())
+        raise ValueError(
+            f"y holds {flat[at]!r:.40} in row {at // (values.size // len(values))}, the first of {wrong.sum()} that "
+            "are no numbers: regression needs plain numbers, with a decimal point and without a unit; classes are for "
+            "NoisyLabelClassifier"
+        ) from error
 
 
 def _same_length(x: Any, y: NDArray[Any]) -> None:

@@ -19,6 +19,9 @@ from labelproof.engine.settings import Settings
 from labelproof.methods import METHODS, available_methods, get_method
 from labelproof.recipes import Recipe
 
+#: The method for each kind of task, where none is asked for.
+DEFAULT_METHODS = {"classification": "elr", "regression": "prl-l"}
+
 
 class Help(jsonargparse.DefaultHelpFormatter):
     """Says the default where there is one, and leaves Python's types out."""
@@ -113,7 +116,8 @@ def without(flag: str, words: Sequence[str]) -> list[str]:
 
 def add_signature(parser: Any, source: Callable[..., Any], title: str, skip: Sequence[str] = ()) -> None:
     """One flag per keyword argument of a constructor, its help from the docstring."""
-    described = {p.arg_name: p.description for p in parse_docstring(inspect.getdoc(source) or "").params}
+    classes = reversed(source.__mro__) if inspect.isclass(source) else [source]  # arguments may be a base's
+    described = {p.arg_name: p.description for c in classes for p in parse_docstring(inspect.getdoc(c) or "").params}
     init = source.__init__ if inspect.isclass(source) else source
     hints = typing.get_type_hints(init)
     group = parser.add_argument_group(title)
@@ -155,10 +159,19 @@ def add_data(parser: Any, *, required: bool = True) -> None:
 
 def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) -> None:
     """Method, network, the options of the method that `words` choose, and the settings."""
-    names, networks = ", ".join(available_methods()), "mlp, cnn, cnn9, resnet18, resnet34 or preact-resnet18"
-    parser.add_argument("--method", type=str | None, help=f"{names}; if not given, elr, or co-teaching for regression")
-    parser.add_argument("--network", type=str, default="auto", help=f"auto (cnn for images, else mlp), {networks}")
-    chosen = value_of("--method", words) or "elr"
+    default, regression = DEFAULT_METHODS["classification"], DEFAULT_METHODS["regression"]
+    names = ", ".join(available_methods())
+    parser.add_argument(
+        "--method", type=str | None, help=f"{names}; if not given, {default}, or {regression} for regression"
+    )
+    parser.add_argument(
+        "--network",
+        type=str,
+        default="auto",
+        help="auto (cnn for images, cnn-gn for methods that need GroupNorm, else mlp), mlp, or cnn, cnn9, resnet18, "
+        "resnet32, resnet34, preact-resnet18, each with BatchNorm or, as in cnn-gn, with GroupNorm",
+    )
+    chosen = value_of("--method", words) or DEFAULT_METHODS.get(value_of("--task", words) or "", default)
     for name in get_method(chosen).streams:
         if name != "train":
             parser.add_argument(f"--{name}", type=str, required=True, help=STREAMS.get(name, "further data"))

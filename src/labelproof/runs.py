@@ -34,11 +34,21 @@ from labelproof.engine.inputs import input_shape
 from labelproof.engine.logs import write_metrics, write_text
 from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
-from labelproof.issues import NoiseEstimate, estimate_noise, find_issues, find_target_issues, save_issues, summarise
+from labelproof.issues import (
+    NoiseEstimate,
+    TargetNoiseEstimate,
+    estimate_noise,
+    estimate_target_noise,
+    find_issues,
+    find_target_issues,
+    save_issues,
+    summarise,
+)
 from labelproof.methods import method_name
 from labelproof.networks.factory import NetworkLike, as_factory, network_name
 
 _GALLERY = 48
+_WIDEST = 500  # columns that say where targets are noisier; more take longer than they are worth
 
 
 @dataclass
@@ -48,14 +58,14 @@ class Run:
     Attributes:
         fitted: networks and per-sample record.
         issues: the list of wrong labels, worst first, one row per training sample.
-        noise: how noisy the labels are; `None` in regression.
+        noise: how noisy the labels are.
         result: the figures of `run.json`.
         folder: where it was written, if anywhere.
     """
 
     fitted: Fitted
     issues: pd.DataFrame
-    noise: NoiseEstimate | None
+    noise: NoiseEstimate | TargetNoiseEstimate
     result: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
@@ -137,12 +147,15 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
-def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | None]:
-    """The list of wrong labels, worst first, and in classification how noisy the labels are."""
+def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | TargetNoiseEstimate]:
+    """The list of wrong labels, worst first, and how noisy the labels are."""
     data, belief, evidence = fitted.data, fitted.belief(), fitted.columns()
     if data.classes is None:
         targets = data.y if data.given is None else data.given.reshape(data.y.shape)
-        return find_target_issues(targets, belief, ids=data.ids, evidence=evidence), None
+        x = data.x
+        features = x if isinstance(x, np.ndarray) and x.ndim == 2 and x.shape[1] <= _WIDEST else None
+        issues = find_target_issues(targets, belief, features=features, ids=data.ids, evidence=evidence)
+        return issues, estimate_target_noise(targets, belief, features=features)
     labels, classes = data.classes[data.y], data.classes  # not codes, which could be taken for labels that are numbers
     with _in_terms_of_training():
         issues = find_issues(
@@ -286,10 +299,10 @@ def _check_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | None) -> dict[str, Any]:
+def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | TargetNoiseEstimate) -> dict[str, Any]:
     last, best = fitted.history[-1], fitted.best_epoch
     result: dict[str, Any] = {"epochs": last["epoch"], **{k: v for k, v in last.items() if k.startswith("test_")}}
-    metric = "accuracy" if noise is not None else "rmse"
+    metric = "rmse" if fitted.data.classes is None else "accuracy"
     if best:
         row = fitted.history[best - 1]
         result |= {"best_val_epoch": best, f"val_{metric}_best": row[f"val_{metric}"]}
@@ -298,12 +311,10 @@ def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | None) -
     data = fitted.data
     found = summarise(issues, None if data.truth is None else (data.truth != data.y).reshape(len(data), -1).any(1))
     result |= {{"precision": "flagged_precision", "recall": "flagged_recall"}.get(k, k): v for k, v in found.items()}
-    if noise is not None:
-        result |= {
-            "noise_rate": float(noise.rate),
-            "noise_interval": [float(v) for v in noise.interval],
-            "noise_transition": np.round(noise.transition, 5).tolist(),
-        }
+    kind = "noise" if isinstance(noise, NoiseEstimate) else "target_noise"
+    result |= {f"{kind}_rate": float(noise.rate), f"{kind}_interval": [float(v) for v in noise.interval]}
+    if isinstance(noise, NoiseEstimate):
+        result["noise_transition"] = np.round(noise.transition, 5).tolist()
         if data.truth is not None:
             k = data.num_classes
             counts = np.bincount(data.truth * k + data.y, minlength=k * k).reshape(k, k)

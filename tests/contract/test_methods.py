@@ -28,7 +28,12 @@ from tests.toy import blobs, eager, factory, line, mlp, problem, same, settings,
 #: What the others are compared with; they promise no robustness themselves.
 BASELINES = {"ce", "mse"}
 #: Hyper-parameters for 40 % noise on the toy problem, where the paper's are for less.
-OPTIONS = {"bootstrap": {"beta": 0.5}, "mentornet": {"noise_rate": 0.4}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bootstrap": {"beta": 0.5},
+    "cauchy": {"c": 0.5},
+    "huber": {"delta": 0.5},
+    "mentornet": {"noise_rate": 0.4},
+}
 #: Mixup pairs rows by position: batches that should be the same in another order, or twice, are compared without it.
 UNMIXED: dict[str, dict[str, Any]] = {"dividemix": {"alpha": 0.0}, "elr+": {"mixup": 0.0}}
 NAMES = sorted(METHODS)

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from labelproof.core.nets import Nets, Snapshot, features, preview, side_by_side, still_statistics
+from labelproof.core.nets import (
+    Nets,
+    Snapshot,
+    features,
+    last_layer,
+    preview,
+    side_by_side,
+    still_statistics,
+    unseen,
+    with_features,
+)
 
 
 def net() -> nn.Module:
@@ -106,3 +116,80 @@ def test_statistics_move_again_after_a_pass_that_failed() -> None:
 def test_side_by_side_keeps_the_order() -> None:
     x = torch.ones(1)
     assert [float(t) for t in side_by_side([lambda k=k: x * k for k in (3, 1, 2)], x)] == [3, 1, 2]
+
+
+class Headed(nn.Module):
+    """`head` is the last layer by name; other linear layers are registered after it."""
+
+    def __init__(self, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.head = head or nn.Linear(4, 2)
+        self.body = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.body(x).tanh())
+        return out
+
+
+def test_the_last_layer() -> None:
+    plain, headed = net(), Headed()
+    assert last_layer(plain) is plain[2]
+    assert last_layer(headed) is headed.head
+    deep = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)), nn.Softplus())
+    assert last_layer(deep) is deep[1][1]
+    deep.head = "a word"  # type: ignore[assignment]  # no layer
+    assert last_layer(deep) is deep[1][1]
+    with pytest.raises(ValueError, match=r"Conv2d has no Linear layer: .* call its last layer `head`"):
+        last_layer(nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.parametrize("head", [None, nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))])
+def test_one_pass_gives_the_outputs_and_what_the_last_layer_saw(head: nn.Module | None) -> None:
+    torch.manual_seed(0)
+    network, x, passes = Headed(head), torch.randn(6, 3), []
+    network.body.register_forward_hook(lambda *_: passes.append(1))
+    out, seen = with_features(network, x)
+    assert passes == [1]
+    torch.testing.assert_close(out, network(x))
+    torch.testing.assert_close(seen, network.body(x).tanh())
+    assert seen.requires_grad
+    assert not network.head._forward_pre_hooks
+
+
+def test_features_of_images_are_rows() -> None:
+    network = Headed(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)))
+    out, seen = with_features(network, torch.randn(6, 2, 3))
+    assert (out.shape, seen.shape) == ((6, 2), (6, 8))
+
+
+def test_no_hook_is_left_after_an_error() -> None:
+    network = Headed()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        with_features(network, torch.ones(2, 7))
+    assert not network.head._forward_pre_hooks
+
+
+def test_a_last_layer_that_is_not_called_is_told() -> None:
+    network = Headed()
+    network.forward = lambda x: network.body(x)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="head"):
+        with_features(network, torch.ones(2, 3))
+
+
+def test_an_unseen_pass_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, dropped, plain = net().train(), [], torch.clear_autocast_cache
+    before, x = {k: v.clone() for k, v in network.state_dict().items()}, 5 + torch.randn(16, 3)
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (dropped.append(True), plain()))
+    with unseen(network):
+        out = network(x)
+        assert not torch.is_grad_enabled()
+    assert dropped == [True]
+    assert torch.is_grad_enabled()
+    assert not out.requires_grad
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    torch.testing.assert_close(out, network(x))  # normalised by the batch, and now the statistics move
+    assert int(network[1].num_batches_tracked) == 1
+    with pytest.raises(LookupError), unseen(network):
+        raise LookupError
+    assert torch.is_grad_enabled()
+    assert network[1].running_mean is not None

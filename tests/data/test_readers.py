@@ -152,8 +152,8 @@ def test_fractional_labels_make_a_regression(tmp_path):
     data = read(csv(tmp_path, f"a,y\n{rows}\n"))
     assert data.classes is None
     assert data.y.shape == (40, 1)
-    assert data.y.dtype == np.float32
-    np.testing.assert_allclose(data.y[:, 0], np.arange(40) / 7, rtol=1e-6)
+    assert data.y.dtype == np.float64
+    np.testing.assert_allclose(data.y[:, 0], np.arange(40) / 7, rtol=1e-14)
     assert (data.given.shape, data.given.dtype) == ((40,), np.float64)
     np.testing.assert_allclose(data.given, np.arange(40) / 7, rtol=1e-14)  # pandas 2 reads not every last bit
 
@@ -166,6 +166,23 @@ def test_targets_are_given_in_their_own_type(tmp_path, kind):
     assert (data.given.dtype, data.given.tolist()) == (np.dtype(kind.lower()), [1, 250])
     assert data.take(np.array([1])).given.tolist() == [250]
     assert read(tmp_path / "t.parquet", task="classification").given is None
+
+
+def test_targets_keep_the_digits_that_float32_has_no_place_for(tmp_path):
+    exact = 1e9 + np.arange(40) / 8
+    pd.DataFrame({"a": range(40), "y": exact}).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame({"a": range(40), "y": exact}).to_parquet(tmp_path / "t.parquet")
+    save(tmp_path, x=np.ones((40, 1)), y=exact)
+    for name in ("t.csv", "t.parquet", "data.npz"):
+        data = read(tmp_path / name, task="regression")
+        np.testing.assert_array_equal(data.y[:, 0], exact)
+        assert data.y.flags.writeable, "torch warns of arrays that are not"
+
+
+def test_numbers_kept_as_text_are_refused_with_the_remedy(tmp_path):
+    pd.DataFrame({"a": [1, 2], "y": ["0.5", "1.5"]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"holds its numbers as text \('0.5'\): convert it with pandas.to_numeric"):
+        read(tmp_path / "t.parquet", task="regression")
 
 
 def test_few_fractional_labels_and_whole_ones_make_a_classification(tmp_path):
@@ -274,7 +291,7 @@ MANY = "\n".join(f"{i},word{i},{i % 2}" for i in range(60))
         (
             "a,label\n1,x\n",
             {"task": "regression"},
-            r"'label' of data.csv does not hold numbers \(its first value is 'x'\)",
+            r"'label' of data.csv holds 'x' in row 0, the first of 1 in 1 rows that are no numbers",
         ),
         (
             "a,label\n1,x\n",
@@ -370,10 +387,10 @@ def test_npz_regression_with_several_targets(tmp_path):
     y = np.random.default_rng(0).normal(size=(30, 2))
     data = read(save(tmp_path, x=np.ones((30, 3)), y=y))
     assert data.classes is None
-    np.testing.assert_array_equal(data.y, y.astype(np.float32))
+    np.testing.assert_array_equal(data.y, y)
     np.testing.assert_array_equal(data.given, y)
     known = read(save(tmp_path, x=np.ones((30, 3)), y=y, clean=y + 1), truth="clean")
-    np.testing.assert_array_equal(known.truth, (y + 1).astype(np.float32))
+    np.testing.assert_array_equal(known.truth, y + 1)
     assert read(save(tmp_path, x=np.ones((30, 3)), y=y[:, :1])).y.shape == (30, 1)
 
 
@@ -394,6 +411,7 @@ def test_npz_regression_with_several_targets(tmp_path):
         ({"x": [["a"], ["b"]], "y": [0, 1]}, {}, r"x of data.npz holds <U1 values: inputs must be numbers"),
         ({"x": np.array([[1], [None]], dtype=object), "y": [0, 1]}, {}, r"cannot be read as .npz.*[Oo]bject arrays"),
         ({"x": np.zeros((0, 2)), "y": []}, {}, r"data.npz has no rows"),
+        ({"x": [[1.0]], "y": [[0.5, np.inf]]}, {}, r"y of data.npz has 1 values that are not finite .* at \[0, 1\]"),
         ({"x": [[1.0]], "y": [0]}, {"drop": ["a"]}, r"drop=\('a',\) means nothing for data.npz"),
     ],
 )

@@ -123,7 +123,7 @@ def test_targets_that_did_not_change_keep_all_their_digits(tmp_path):
     rows = "".join(f"{i},{i / 7!r}\n" for i in range(30))
     path = csv(tmp_path, f"a,y\n{rows}")
     data = read(path)
-    noisy = data.relabelled(np.where(np.arange(30)[:, None] == 4, np.float32(0.1), data.y))
+    noisy = data.relabelled(np.where(np.arange(30)[:, None] == 4, 0.1, data.y))
     lines = write_table(path, noisy, tmp_path / "out.csv").read_text().splitlines()
     assert lines[4] == f"3,{3 / 7!r},{3 / 7!r}"
     assert lines[5] == f"4,0.1,{4 / 7!r}"

@@ -339,7 +339,7 @@ def test_forbidden_layers_are_refused_before_training() -> None:
 
     data = blobs()
     with pytest.raises(
-        ValueError, match=r"NoBatchNorm cannot train through batchnorm \(1\): .* use a network with GroupNorm"
+        ValueError, match=r"ce cannot train through batchnorm \(BatchNorm1d 1 in the network\): .* Use network='mlp'"
     ):
         fit(NoBatchNorm(), lambda k: nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)), data, settings())
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from labelproof.functional.losses import (
     backward_corrected,
     bootstrapped_cross_entropy,
+    cauchy,
     cross_entropy,
     forward_corrected,
     generalised_cross_entropy,
+    huber,
     mean_absolute_error,
 )
 from tests.reference.oracles import Floats, one_hot, softmax
@@ -195,3 +197,55 @@ def test_bootstrapping_ends() -> None:
         torch.testing.assert_close(bootstrapped_cross_entropy(z, y, beta=1.0, hard=hard), cross_entropy(z, y))
         blind = [bootstrapped_cross_entropy(z, labels, beta=0.0, hard=hard) for labels in (y, (y + 1) % K)]
         assert torch.equal(*blind)
+
+
+RHO: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[float, float], float]]] = {
+    "huber": (huber, lambda n, k: n * n / 2 if n <= k else k * (n - k / 2)),
+    "cauchy": (cauchy, lambda n, k: k * k / 2 * np.log(1 + (n / k) ** 2)),
+}
+PULL: dict[str, Callable[[float, float], float]] = {
+    "huber": lambda n, k: min(1.0, k / n),
+    "cauchy": lambda n, k: 1 / (1 + (n / k) ** 2),
+}
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+@pytest.mark.parametrize("k", [0.3, 1.345, 20.0])
+@pytest.mark.parametrize("name", sorted(RHO))
+def test_regression_losses_are_rho_of_the_norm_and_pull_by_its_derivative(name: str, k: float, dims: int) -> None:
+    ours, rho = RHO[name]
+    r = torch.tensor(RNG.normal(size=(40, dims)) * np.logspace(-3, 4, 40)[:, None], requires_grad=True)
+    norms = [float(np.sqrt((row**2).sum())) for row in r.detach().numpy()]
+    each = ours(r, torch.tensor(k))
+    np.testing.assert_allclose(each.detach(), [rho(n, k) for n in norms], rtol=1e-5)
+    each.sum().backward()
+    assert r.grad is not None
+    want = np.array([PULL[name](n, k) for n in norms])[:, None] * r.detach().numpy()
+    np.testing.assert_allclose(r.grad, want, rtol=1e-4)
+    assert float(r.grad.norm(dim=1).max()) <= k * (1 if name == "huber" else 0.5) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(RHO))
+def test_regression_losses_at_nothing_on_the_edge_and_in_half_precision(name: str) -> None:
+    """The norm has no gradient at 0; at |r| = k both of Huber's branches meet and one alone may count."""
+    r = torch.tensor([[0.0, 0.0], [2.0, 0.0], [6e4, 6e4]], dtype=torch.float16, requires_grad=True)
+    each = RHO[name][0](r, torch.tensor(2.0))
+    assert each.dtype == torch.float32
+    each.sum().backward()
+    assert torch.isfinite(each).all()
+    assert r.grad is not None
+    assert r.grad[0].tolist() == [0, 0]
+    assert r.grad[1].tolist() == [2 if name == "huber" else 1, 0]
+    assert torch.isfinite(r.grad).all()
+
+
+@pytest.mark.parametrize(("name", "constant"), [("huber", 1.345), ("cauchy", 2.3849)])
+def test_default_constants_have_95_percent_efficiency_at_the_normal(name: str, constant: float) -> None:
+    """(E psi')^2 / E psi^2 over the standard normal, by a sum over a fine grid."""
+    x = torch.linspace(-9, 9, 180_001, dtype=torch.float64)[:, None].requires_grad_()
+    (psi,) = torch.autograd.grad(RHO[name][0](x, torch.tensor(constant)).sum(), x)
+    z, p = x.detach().numpy()[:, 0], psi.numpy()[:, 0]
+    density = np.exp(-(z**2) / 2)
+    density /= density.sum()
+    slope = (p * z * density).sum()  # E psi' = E psi z at the normal
+    assert slope**2 / (p**2 * density).sum() == pytest.approx(0.95, abs=1e-3)

@@ -32,7 +32,10 @@ def line(n=300, share=0.1, seed=0, dims=None):
 def test_gross_errors_come_first():
     targets, predictions, off = line()
     table = li.find_target_issues(targets, predictions)
-    assert table.columns.tolist() == ["id", "given", "suggested", "p_wrong", "rank", "flagged"]
+    assert table.columns.tolist() == [
+        *("id", "given", "suggested", "p_wrong", "rank", "flagged"),
+        *("suggested_value", "suggested_low", "suggested_high", "scale"),
+    ]
     assert table["p_wrong"].is_monotonic_decreasing
     result = li.summarise(table, off)
     assert result["average_precision"] > 0.999
@@ -40,7 +43,9 @@ def test_gross_errors_come_first():
     assert result["recall"] > 0.99
     back = table.sort_index()
     np.testing.assert_array_equal(back["given"], targets)
-    np.testing.assert_array_equal(back["suggested"], predictions)
+    np.testing.assert_array_equal(back["suggested_value"], predictions)
+    np.testing.assert_array_equal(back["suggested"], np.where(back["flagged"], predictions, targets))
+    assert not back["flagged"].all()
 
 
 def test_clean_heavy_tailed_residuals_are_left_alone():
@@ -87,6 +92,32 @@ def test_a_constant_bias_of_the_model_is_no_error():
     moved = li.find_target_issues(targets, predictions + 100)
     np.testing.assert_array_equal(moved["id"], li.find_target_issues(targets, predictions)["id"])
     assert li.summarise(moved, off)["recall"] > 0.99
+    # ... and its range is where right targets are, not where the model puts them
+    right = ~off[moved.index]
+    assert moved["given"].between(moved["suggested_low"], moved["suggested_high"])[right].mean() > 0.9
+    assert (moved["suggested_high"] < moved["suggested_value"]).all()
+
+
+def test_the_range_holds_19_of_20_right_targets_however_many_are_wrong():
+    for share in (0, 0.1, 0.3):
+        targets, predictions, off = line(n=4000, share=share)
+        table = li.find_target_issues(targets, predictions).sort_index()
+        inside = (table["suggested_low"] <= targets) & (targets <= table["suggested_high"])
+        assert inside[~off].mean() == pytest.approx(0.95, abs=0.04)
+        assert inside[off].sum() <= 0.05 * off.sum()
+
+
+def test_a_column_further_off_brings_its_own_value_range_and_scale():
+    targets, predictions, _ = line(n=400, dims=3)
+    units = np.array([1, 1000, 1e-3])
+    table = li.find_target_issues(targets * units, predictions * units).sort_index()
+    column = table["evidence_column"].to_numpy()
+    rows = np.arange(400)
+    np.testing.assert_array_equal(table["suggested_value"], (predictions * units)[rows, column])
+    typical = table["scale"].groupby(column).median()
+    np.testing.assert_allclose(typical / units, 1.1, atol=0.35)  # Student's t, 4 degrees of freedom: 1.10 by its median
+    half = (table["suggested_high"] - table["suggested_low"]) / 2 / table["scale"]
+    assert half.between(1.5, 3.5).all()
 
 
 @pytest.mark.parametrize("targets", [np.ones(20), np.r_[np.ones(19), 5.0]], ids=["perfect", "all but one perfect"])
@@ -109,6 +140,21 @@ def test_predictions_without_spread(targets):
         (["a", "b", "c"], [1.0, 2, 3], {}, "targets must hold numbers"),
         ([1.0, 2, 3], [1.0, 2, 3], {"ids": [1, 1, 2]}, "ids must be unique, but 1 stands 2 times"),
         ([1.0, 2, 3], [1.0, 2, 3], {"evidence": {"x": [1]}}, "evidence['x'] must have shape (3,)"),
+        ([1.0, 2, 3], [1.0, 2, 3], {"features": [1, 2, 3]}, "features must have shape (3, F), one row of numbers"),
+        ([1.0, 2, 3], [1.0, 2, 3], {"features": np.ones((2, 4))}, "features must have shape (3, F)"),
+        ([1.0, 2, 3], [1.0, 2, 3], {"features": np.ones((3, 0))}, "features must have shape (3, F)"),
+        (
+            [1.0, 2, 3],
+            [1.0, 2, 3],
+            {"features": [["a"], ["b"], ["c"]]},
+            "features must hold numbers, but has dtype <U1",
+        ),
+        (
+            [1.0, 2, 3],
+            [1.0, 2, 3],
+            {"features": [[0, np.inf], [1, 2], [2, 1]]},
+            "features has infinite values in 1 columns, the first is column 1",
+        ),
     ],
 )
 def test_errors_say_what_to_do(targets, predictions, options, message):

@@ -102,7 +102,7 @@ def test_works_with_a_network_of_ones_own() -> None:
     r = fit(D2L(initial=2, window=2, group=64, groups=3), factory(data, 128), data, settings(epochs=6))
     assert len(r.method.lid.values) == 6
     assert "alpha" in r.history[-1]
-    with pytest.raises(ValueError, match=r"Flatten has no features\(x\) method and no Linear layer"):
+    with pytest.raises(ValueError, match=r"Flatten has no Linear layer: add features\(x\)"):
         from labelproof.core.nets import features
 
         features(nn.Flatten(), torch.ones(2, 3))

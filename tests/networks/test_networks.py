@@ -9,8 +9,10 @@ from torch import nn
 
 from labelproof import networks
 
-CONV = [name for name in networks.available() if name != "mlp"]
-SMALLEST = {"cnn": 4, "cnn9": 28, "resnet18": 8, "resnet34": 8, "preact-resnet18": 8}
+PLAIN = ["cnn", "cnn9", "resnet18", "resnet32", "resnet34", "preact-resnet18"]
+GN = [f"{name}-gn" for name in PLAIN]
+CONV = PLAIN + GN
+SMALLEST = dict.fromkeys(CONV, 8) | {"cnn": 4, "cnn9": 28, "cnn9-gn": 28}
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,15 @@ def running_buffers(net: nn.Module) -> int:
         ("resnet34", (3, 32, 32), 100, 21_328_292, 17_024),
         ("preact-resnet18", (3, 32, 32), 10, 11_171_274, 6_912),
         ("preact-resnet18", (3, 32, 32), 100, 11_217_444, 6_912),
+        ("resnet32", (3, 32, 32), 10, 464_154, 2_272),
+        ("resnet32", (3, 32, 32), 100, 470_004, 2_272),
+        ("resnet32", (1, 28, 28), 10, 464_154 - 2 * 9 * 16, 2_272),
+        ("resnet32-gn", (3, 32, 32), 10, 464_154, 0),
+        ("resnet32-gn", (3, 32, 32), 100, 470_004, 0),
+        ("cnn9-gn", (3, 32, 32), 10, 4_434_570, 0),
+        ("resnet18-gn", (3, 32, 32), 10, 11_173_962, 0),
+        ("resnet34-gn", (3, 32, 32), 10, 21_282_122, 0),
+        ("preact-resnet18-gn", (3, 32, 32), 10, 11_171_274, 0),
         ("mlp", (20,), 3, 20 * 256 + 256 + 256 * 256 + 256 + 256 * 3 + 3, 0),
     ],
 )
@@ -152,7 +163,7 @@ def test_small_cnn_learns_digits():
     [
         (
             ("resnet-34", (3, 32, 32), 10),
-            r"unknown network 'resnet-34': did you mean 'resnet34'\? There are: cnn, cnn9",
+            r"unknown network 'resnet-34': did you mean 'resnet34'\? There are: cnn, cnn-gn, cnn9",
         ),
         (("CNN", (3, 32, 32), 10), r"did you mean 'cnn'\?"),
         (("zzz", (3, 32, 32), 10), r"unknown network 'zzz'; There are: cnn"),
@@ -173,5 +184,7 @@ def test_numpy_integers_are_accepted():
 
 def test_available_describes_every_network():
     about = networks.available()
-    assert set(about) == {"mlp", "cnn", "cnn9", "resnet18", "resnet34", "preact-resnet18"}
+    assert list(about) == ["mlp", *CONV]
     assert all(line and "\n" not in line for line in about.values())
+    assert about["cnn"].endswith("; images from 4x4")
+    assert about["cnn-gn"] == "cnn with GroupNorm for BatchNorm; images from 8x8"

@@ -20,10 +20,13 @@ from labelproof.engine.loop import fit_once
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
-from labelproof.procedures.cross_val import cross_val_probs
+from labelproof.procedures.cross_val import cross_val_probs, cross_val_targets
+from labelproof.procedures.noise_rate import FOLDS_TOLD
 from tests.toy import blobs, factory, line, same, settings
 
 TOLD = sorted(name for name, kind in METHODS.items() if "noise_rate" in kind.param_names())
+REGRESSION = [name for name in TOLD if "regression" in METHODS[name].tasks]
+CLASSIFICATION = [name for name in TOLD if "classification" in METHODS[name].tasks]
 
 
 def test_each_sample_is_predicted_by_the_training_that_left_it_out() -> None:
@@ -51,7 +54,23 @@ def test_rare_classes_and_too_few_samples() -> None:
         cross_val_probs(lambda part, name: same_for_all, blobs(3).take(np.array([0, 1])), folds=3)
 
 
-@pytest.mark.parametrize("name", TOLD)
+def test_each_target_is_predicted_by_the_training_that_left_it_out() -> None:
+    data, seen = line(97), []
+
+    def by_fold(part: Data, name: str) -> Any:
+        seen.append((name, part))
+        number = len(seen)
+        return SimpleNamespace(predict=lambda x: np.full((len(x), 1), number))
+
+    fold = cross_val_targets(by_fold, data, folds=4)[:, 0].astype(int)
+    assert [name for name, _ in seen] == ["fold-1", "fold-2", "fold-3", "fold-4"]
+    assert sorted(np.bincount(fold)) == [0, 24, 24, 24, 25]
+    for k, (_, part) in enumerate(seen, 1):
+        assert set(part.ids) == set(data.ids[fold != k])
+        np.testing.assert_array_equal(part.y, data.y[fold != k])
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION)
 @pytest.mark.parametrize("rate", [0.1, 0.3])
 def test_auto_finds_the_rate_and_trains_with_it(name: str, rate: float) -> None:
     data = blobs(1000, flips=rate)
@@ -74,8 +93,10 @@ def test_auto_on_digits_is_within_five_points(kind: str, rate: float) -> None:
     assert clf.noise_rate == "auto"  # what was asked for stays
 
 
-def test_killed_in_any_stage_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, how, method = blobs(160, flips=0.3), settings(epochs=4, batch_size=32), METHODS["co-teaching"]
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_killed_in_any_stage_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+    data = blobs(160, flips=0.3) if task == "classification" else line(160, outliers=0.3)
+    how, method = settings(epochs=4, batch_size=32, lr=0.05), METHODS["co-teaching"]
     whole = fit(method(noise_rate="auto"), factory(data), data, how, folder=tmp_path / "whole")
     plain = Training.run_batch
     for k, steps in enumerate((3, 13, 30)):  # in the first fold, in the third, in the last training
@@ -142,15 +163,68 @@ def test_the_command_line_says_what_a_noise_rate_is(value: str, capsys: Any) -> 
 
 @pytest.mark.parametrize("name", TOLD)
 def test_nonsense_is_refused(name: str) -> None:
-    for value in ("guess", "0.2", 1.0, -0.1):
+    for value in ("guess", "0.2", 1.0, 1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match="noise_rate"):
             METHODS[name](noise_rate=value)
 
 
-def test_regression_is_told_to_give_a_number() -> None:
-    data = line()
-    with pytest.raises(ValueError, match="noise_rate='auto' is for classification"):
-        fit(METHODS["self-paced"](noise_rate="auto"), factory(data), data, settings())
+@pytest.mark.parametrize("name", REGRESSION)
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3])
+def test_auto_in_regression_finds_the_share_of_wrong_targets(name: str, rate: float) -> None:
+    data, how = line(300, outliers=rate), settings(epochs=20, lr=0.02)
+    r = fit(METHODS[name](noise_rate="auto"), factory(data), data, how)
+    assert abs(r.method.noise_rate - rate) < 0.1
+    low, high = r.figures["cv_noise_interval"]
+    assert low <= rate <= high
+    assert r.notes == [
+        f"noise_rate={r.method.noise_rate:.3g}, estimated by cross-validation (95 % interval {low:.3g} to {high:.3g})"
+    ]
+    told = fit(METHODS[name](noise_rate=r.method.noise_rate), factory(data), data, how)
+    assert same(dict(r.nets.state_dict()), dict(told.nets.state_dict()))
+
+
+def test_units_of_targets_do_not_change_the_estimate() -> None:
+    data = line(200, outliers=0.2)
+    far = replace(data, y=data.y.astype(np.float64) * 1e-9 + 1e3, truth=None)
+    rates = [
+        fit(METHODS["prl-l"](noise_rate="auto"), factory(d), d, settings(epochs=15, lr=0.02)).method.noise_rate
+        for d in (data, far)
+    ]
+    assert rates[0] == pytest.approx(rates[1], abs=0.005)
+    assert rates[0] == pytest.approx(0.2, abs=0.05)
+
+
+def test_folds_of_a_regression_are_trained_carefully_and_for_all_epochs() -> None:
+    data, seen = line(60), []
+
+    class Recorder:
+        def __call__(self, method: Any, part: Data, **how: Any) -> Any:
+            seen.append((method.noise_rate, len(part), how))
+            return SimpleNamespace(method=method, predict=lambda x: x @ np.linspace(1, 2, 6)[:, None])
+
+        def note(self, text: str, **figures: Any) -> None:
+            seen.append(text)
+
+    last = METHODS["prl-l"](noise_rate="auto", num_gradual=7).run(Recorder(), data)
+    assert seen[:3] == [(FOLDS_TOLD, 40, {"stage": f"noise-rate-fold-{k}", "length": 1.0}) for k in (1, 2, 3)]
+    assert seen[3].startswith("noise_rate=0")
+    assert seen[4] == (pytest.approx(0, abs=0.1), 60, {})
+    assert last.method.num_gradual == 7
+
+
+def test_an_estimate_from_networks_that_explain_little_is_doubted() -> None:
+    rng = np.random.default_rng(0)
+    noise = Data(rng.normal(size=(90, 4)).astype(np.float32), rng.normal(size=(90, 1)))
+    with pytest.warns(
+        UserWarning, match=r"little to go by: the networks explain \d+% of the spread of the targets, and"
+    ):
+        fit(METHODS["prl-l"](noise_rate="auto"), factory(noise), noise, settings(epochs=4))
+
+
+def test_too_few_targets_are_refused_before_any_training() -> None:
+    data = line(8)
+    with pytest.raises(ValueError, match="noise_rate='auto' needs at least 9 samples, and there are 8: give a number"):
+        fit(METHODS["prl-l"](noise_rate="auto"), factory(data), data, settings())
 
 
 def test_too_few_samples_of_a_class_are_named() -> None:

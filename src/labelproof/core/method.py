@@ -8,6 +8,7 @@ and the run's record are made from the signature alone.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Protocol
@@ -254,6 +255,23 @@ def check_warmup(warmup: int, now: Clock) -> None:
         warnings.warn(
             f"warmup={warmup} lasts for all epochs={now.epochs}: the method itself never begins; train for longer, or "
             "give a shorter warmup",
+            stacklevel=2,
+        )
+
+
+def check_kept(keep: float, rows: int, now: Clock) -> None:
+    """Warn, at the first step, where so small a share of a batch is less than one sample.
+
+    Args:
+        keep: share of each batch that is kept in the end.
+        rows: of the joint batch of all ranks.
+        now: the clock.
+    """
+    if keep * rows < 1 - 1e-6 and now.epoch == now.step == 0:
+        remedy = f"give batch_size={math.ceil(1 / keep - 1e-6)} or more" if keep > 1e-6 else "drop less"
+        warnings.warn(
+            f"a share of {keep:.3g} of a batch of {rows} is less than one sample, and one is always kept: fewer are "
+            f"dropped than noise_rate says; {remedy}",
             stacklevel=2,
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -136,9 +136,16 @@ def still_statistics(net: nn.Module) -> Iterator[None]:
             setattr(m, name, buffer)
 
 
-@torch.no_grad()
+@contextmanager
+def unseen(net: nn.Module) -> Iterator[None]:
+    """For passes before the one that trains: normalised by the batch, without gradient, statistics left alone."""
+    with still_statistics(net), torch.no_grad():
+        yield
+    torch.clear_autocast_cache()  # before torch 2.11 it hands weights cast without gradient to the next pass
+
+
 def preview(nets: Nets, x: Tensor) -> Tensor:
-    """What all peers say of `x` before the pass that trains: normalised by the batch, without gradient or other trace.
+    """What all peers say of `x` before the pass that trains, see `unseen`.
 
     Returns:
         `(peers, B, O)` outputs.
@@ -146,10 +153,8 @@ def preview(nets: Nets, x: Tensor) -> Tensor:
     >>> preview(Nets([nn.Linear(2, 1), nn.Linear(2, 1)]), torch.ones(3, 2)).shape
     torch.Size([2, 3, 1])
     """
-    with still_statistics(nets):
-        out = torch.stack(outputs(nets, x))
-    torch.clear_autocast_cache()  # before torch 2.11 it hands weights cast without gradient to the next pass
-    return out
+    with unseen(nets):
+        return torch.stack(outputs(nets, x))
 
 
 class Snapshot(nn.Module):
@@ -188,11 +193,52 @@ class Snapshot(nn.Module):
         return out
 
 
-def features(network: nn.Module, x: Tensor) -> Tensor:
-    """What the last layer sees, `(B, F)`: `network.features(x)` if it is a method, else the last `Linear`'s input.
+def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One forward pass: the outputs `(B, O)`, and what the last layer saw, `(B, F)`.
+
+    The last layer is the network's `head`, or else its last `Linear`.
+
+    Raises:
+        ValueError: the network has neither, or does not use it.
+
+    >>> out, seen = with_features(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(5, 4))
+    >>> out.shape, seen.shape
+    (torch.Size([5, 2]), torch.Size([5, 3]))
+    """
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append(inputs[0] if inputs else named["input"])
+
+    hook = last_layer(network).register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        out = network(x)
+    finally:
+        hook.remove()
+    if not seen:
+        raise ValueError(f"{type(network).__name__} does not use its last layer: call the one it uses `head`")
+    return out, seen[-1].flatten(1)
+
+
+def last_layer(network: nn.Module) -> nn.Module:
+    """The network's `head`, or else its last `Linear`.
 
     Raises:
         ValueError: the network has neither.
+    """
+    head = getattr(network, "head", None)
+    layers = [head] if isinstance(head, nn.Module) else [m for m in network.modules() if isinstance(m, nn.Linear)]
+    if not layers:
+        name = type(network).__name__
+        raise ValueError(f"{name} has no Linear layer: add features(x), and call its last layer `head`")
+    return layers[-1]
+
+
+def features(network: nn.Module, x: Tensor) -> Tensor:
+    """What the last layer sees, `(B, F)`: `network.features(x)` if it is a method, else from `with_features`.
+
+    Raises:
+        ValueError: the network has neither that method nor a last layer.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> features(net, torch.ones(5, 4)).shape
@@ -202,13 +248,4 @@ def features(network: nn.Module, x: Tensor) -> Tensor:
     if callable(own) and not isinstance(own, nn.Module):  # a submodule of that name is the convolutions' alone
         out: Tensor = own(x)
         return out.flatten(1)
-    linear = [m for m in network.modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise ValueError(f"{type(network).__name__} has no features(x) method and no Linear layer: add features(x)")
-    seen: list[Tensor] = []
-    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        network(x)
-    finally:
-        hook.remove()
-    return seen[-1].flatten(1)
+    return with_features(network, x)[1]

@@ -384,7 +384,7 @@ def _load_rows(name: str, split: str, places: _Places) -> Data:
     rows = np.sort(order[:held] if split == "test" else order[held:])
     return Data(
         x=np.ascontiguousarray(features.to_numpy(dtype=np.float32)[rows]),
-        y=frame[[target]].to_numpy(dtype=np.float32)[rows],
+        y=frame[[target]].to_numpy(dtype=np.float64)[rows],
         given=frame[target].to_numpy()[rows],
         ids=rows,
         name=name,

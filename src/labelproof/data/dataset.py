@@ -27,7 +27,7 @@ class Data:
     Attributes:
         x: the inputs. `(N, D)` float32 rows; `(N, C, H, W)` uint8 images (float32 accepted); or a map-style
             data set that returns one input (array, tensor or PIL image) per index, for what is too large to hold.
-        y: the *given* labels: `(N,)` int64 class codes into `classes`, or `(N, D)` float32 regression targets.
+        y: the *given* labels: `(N,)` int64 class codes into `classes`, or `(N, D)` float64 regression targets.
         classes: the label each code stands for, in the user's own values (strings are kept); `None` in regression.
         ids: `(N,)` what the user calls each sample; the row number unless the data had an id column.
         truth: true labels, coded like `y`, where they are known (injected noise, CIFAR-N); used only to measure.

@@ -10,9 +10,10 @@ came to. `docs/noise.md` has the table.
 (['cat', 'cat', 'cat', 'dog'], 0.384)
 
 Reproducible: class noise takes uniform numbers, integers and permutations from `np.random.default_rng(seed)` and comes
-out the same on every system. Kinds that multiply matrices (instance-dependent, linear-adversarial) can differ in the
-last bit of a float between builds of NumPy. What a kind draws about *classes* (flip, flip2, sop-c100-swap) it draws
-first, so that a training and a validation set of the same seed and classes get the same class map.
+out the same on every system. Kinds that multiply matrices (instance-dependent, linear-adversarial, adversaries with
+a model of their own) can differ in the last bit of a float between builds of NumPy. What a kind draws about *classes*
+(flip, flip2, sop-c100-swap) it draws first, so that a training and a validation set of the same seed and classes get
+the same class map.
 """
 
 from __future__ import annotations
@@ -37,7 +38,16 @@ from labelproof.data.noise_labels import (
     digest_floats,
     refuse_missing,
 )
-from labelproof.data.noise_models import KINDS, PRESETS, Kind, instance_dependent, jumped, touched, truncated_mean
+from labelproof.data.noise_models import (
+    KINDS,
+    PRESETS,
+    Kind,
+    count,
+    instance_dependent,
+    jumped,
+    touched,
+    truncated_mean,
+)
 
 __all__ = ["Injected", "NoiseSpec", "digest", "inject", "kinds", "parse"]
 
@@ -56,12 +66,14 @@ class Injected:
         rate: realised fraction of wrong labels.
         transition: `(K, K)` float64, realised fraction of each true class (row) given each label (column); a class
             with no sample has the row of the identity. `None` in regression.
-        nominal: `(K, K)` float64, the expected matrix; `None` where the noise depends on x, and in regression.
+        nominal: `(K, K)` float64, the expected matrix; `None` where the noise depends on x or on a model, and in
+            regression.
         classes: `(K,)` the label values of rows and columns; `None` in regression.
         hash: SHA-256 of the noisy labels, see `digest`.
         kind: the kind or preset asked for.
         seed: the seed asked for.
-        options: everything else that was in force, defaults and what a preset fixes included.
+        options: everything else that was in force, defaults, what a preset fixes and what an adversary chose included;
+            of `pred_probs` the hash.
         nominal_rate: ε as asked for (for kind "transition": what the matrix implies).
         expected_rate: the fraction of wrong labels to expect of this kind, ε and balance of classes.
     """
@@ -158,13 +170,14 @@ def inject(
             ε(K−1)/K of the labels end up wrong.
         exact: False, each sample is touched with probability ε; True or "ceil", exactly ⌈εN⌉ samples are;
             "floor", ⌊εN⌋; "per-class", ⌊εn⌋ of the n samples of each class. Default: what the preset's paper does,
-            else False for class kinds and "floor" for regression (PRL's adversary touches at most ε).
+            else False for class kinds and "floor" for regression and adversaries (PRL's touches at most ε).
         seed: integer >= 0; the only source of randomness.
         x: `(N, ...)` features or images, for the kinds that depend on them: flattened, then standardised.
         num_classes: K, where integer labels are 0..K-1 and `y` may lack some.
         classes: `(K,)` all label values, where `y` may lack some; their order is the order of rows and columns
             (default: sorted, in which CIFAR's class names are in the order of their ids).
         **kind_options: `map=` (asymmetric), `transition=` (transition), `rate_sd=` (instance-dependent),
+            `pred_probs=` (adversarial-loss, adversarial-targeted), `source=`, `target=` (adversarial-targeted),
             `center=` (sign-flip), `pairs=` (coordinate-swap), `kinds=` (mixture).
 
     Returns:
@@ -186,7 +199,8 @@ def inject(
     plan = _plan(kind, rate, include_true_class, exact, kind_options)
     seed = _checked_seed(seed)
     values = as_labels(y)
-    inputs = None if x is None else _checked_x(x, len(values), used=plan.kind.uses_x)
+    used = plan.kind.uses_x and plan.options.get("pred_probs") is None
+    inputs = None if x is None else _checked_x(x, len(values), used=used)
     if plan.kind.family == "target":
         if num_classes is not None or classes is not None:
             raise ValueError(f"kind {kind!r} is for regression: num_classes and classes do not go with it")
@@ -233,11 +247,16 @@ def _inject_classes(table: NDArray[Any], codes: Codes, x: NDArray[Any] | None, p
     n, k, rate = len(codes), len(table), plan.rate
     counts = np.bincount(codes, minlength=k)
     nominal: Floats | None = None
+    options = _options_in_force(plan)
     if plan.kind.family == "instance":
         if x is None:
             raise ValueError(f"kind {plan.name!r} needs the inputs: pass x=, one row per label")
         new = instance_dependent(codes, k, x, rate, rng, **plan.options)
         expected = truncated_mean(rate, plan.options["rate_sd"])
+    elif plan.kind.family == "adversary":
+        budget = count(n, rate, "floor")
+        new, chosen = plan.kind.apply(table, codes, x, budget, rng, **plan.options)
+        expected, options = budget / n, {**options, **chosen}
     else:
         jump = plan.kind.apply(table, rng, **plan.options)
         whole = plan.kind.family == "matrix"  # the user's T: every sample draws from it
@@ -262,7 +281,7 @@ def _inject_classes(table: NDArray[Any], codes: Codes, x: NDArray[Any] | None, p
         hash=digest_codes(table, new),
         kind=plan.name,
         seed=seed,
-        options=_options_in_force(plan),
+        options=options,
         nominal_rate=rate,
         expected_rate=expected,
     )
@@ -314,6 +333,8 @@ def _plan(name: str, rate: float, include_true_class: bool, exact: bool | str | 
     exact = "ceil" if exact is True else exact
     if exact and kind.family in ("matrix", "instance"):
         raise ValueError(f"exact={exact!r} does not go with kind {name!r}: each sample draws with its own probability")
+    if kind.family == "adversary" and exact not in (None, "floor"):
+        raise ValueError(f"exact={exact!r} does not go with kind {name!r}: it never relabels more than ⌊εN⌋ samples")
     if exact == "per-class" and kind.family == "target":
         raise ValueError(f"exact='per-class' does not go with kind {name!r}: regression targets have no classes")
     if preset:
@@ -327,13 +348,16 @@ def _plan(name: str, rate: float, include_true_class: bool, exact: bool | str | 
         options, exact = {**options, **preset.options}, preset.exact
     options = {**defaults, **options}
     if exact is None:
-        exact = "floor" if kind.family == "target" else False
+        exact = "floor" if kind.family in ("target", "adversary") else False
     return _Plan(name, kind, _checked_rate(rate), exact, options)
 
 
 def _options_in_force(plan: _Plan) -> dict[str, Any]:
-    count = {"exact": plan.exact} if plan.kind.family in ("jump", "target") else {}
-    return {**plan.options, **count}
+    options = {
+        k: f"sha256 {digest_floats(np.asarray(v))[:16]}" if k == "pred_probs" else v for k, v in plan.options.items()
+    }
+    how_many = {"exact": plan.exact} if plan.kind.family in ("jump", "target", "adversary") else {}
+    return {**options, **how_many}
 
 
 def _checked_options(name: str, kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]:

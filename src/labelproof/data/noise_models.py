@@ -12,13 +12,15 @@ except for the options of their own kind.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from labelproof.data.adversary import adversarial_loss, adversarial_targeted
+from labelproof.data.noise_features import Features
 from labelproof.data.noise_labels import Codes, Floats, show
 
 CIFAR10_MAP: Mapping[int, int] = {9: 1, 2: 0, 3: 5, 5: 3, 4: 7}
@@ -244,37 +246,6 @@ def truncated_mean(mean: float, sd: float) -> float:
     return mean + sd * (density[0] - density[1]) / (mass[1] - mass[0])
 
 
-class Features:
-    """Flattened, standardised features, made a block of rows at a time: images stay uint8 in memory."""
-
-    _CELLS = 1 << 22
-
-    def __init__(self, x: NDArray[Any]) -> None:
-        self._x = x.reshape(len(x), -1)
-        self.width = self._x.shape[1]
-        pieces = list(self.blocks(np.arange(len(x))))
-        with np.errstate(invalid="ignore", over="ignore"):
-            self._mean: Floats = sum(self._x[rows].sum(axis=0, dtype=np.float64) for rows in pieces) / len(x)
-            square: Floats = sum(((self._x[rows] - self._mean) ** 2).sum(axis=0) for rows in pieces) / len(x)
-        if not np.isfinite(square).all():
-            raise ValueError("x must be finite, but holds NaN or infinite (or far too large) values: fill or drop them")
-        sd = np.sqrt(square)
-        constant = sd <= 1e-12 * np.abs(self._mean)
-        if constant.all():
-            raise ValueError("x has no feature that varies: noise cannot depend on it")
-        self._inverse_sd = np.divide(1.0, sd, out=np.zeros_like(sd), where=~constant)
-
-    def blocks(self, rows: Codes) -> Iterator[Codes]:
-        """`rows` in pieces of some 32 MB of features."""
-        step = max(1, self._CELLS // max(1, self.width))
-        for start in range(0, len(rows), step):
-            yield rows[start : start + step]
-
-    def standardised(self, rows: Codes) -> Floats:
-        """`(M, d)` features of these rows with mean 0 and sd 1 over the whole data set."""
-        return np.asarray((self._x[rows] - self._mean) * self._inverse_sd)
-
-
 # ---- regression: new targets (M, D) for the touched rows -------------------------------------------------------------
 # Our own definitions: the PRL paper names families of corruption, its code and text do not define them.
 
@@ -366,13 +337,14 @@ class Kind:
     Attributes:
         apply: the function; its keyword-only parameters are the options users may give.
         about: one line for users.
-        family: "jump" (J, touched samples chosen apart), "matrix" (T itself), "instance" or "target" (regression).
+        family: "jump" (J, touched samples chosen apart), "matrix" (T itself), "instance", "adversary" (chooses rows
+            and labels) or "target" (regression).
         uses_x: whether it reads the features.
     """
 
-    apply: Callable[..., NDArray[Any]]
+    apply: Callable[..., Any]
     about: str
-    family: Literal["jump", "matrix", "instance", "target"] = "jump"
+    family: Literal["jump", "matrix", "instance", "adversary", "target"] = "jump"
     uses_x: bool = False
 
 
@@ -385,6 +357,15 @@ KINDS: Mapping[str, Kind] = {
     "transition": Kind(given, "your own row-stochastic matrix, transition=; it sets the rate too", "matrix"),
     "instance-dependent": Kind(
         instance_dependent, "rate and target depend on the features x (Xia 2020)", "instance", uses_x=True
+    ),
+    "adversarial-loss": Kind(
+        adversarial_loss, "agnostic: the rows and labels that raise a model's loss most", "adversary", uses_x=True
+    ),
+    "adversarial-targeted": Kind(
+        adversarial_targeted,
+        "agnostic: rows of class source= that a model finds most like class target=, given that label",
+        "adversary",
+        uses_x=True,
     ),
     "uniform": Kind(uniform, "regression: uniform in the box of the observed targets", "target"),
     "sign-flip": Kind(sign_flip, "regression: mirrored about the median, or about center=", "target"),

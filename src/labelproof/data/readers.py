@@ -336,31 +336,31 @@ def _inputs(x: NDArray[Any], origin: str) -> NDArray[Any]:
         images = x[:, None] if x.ndim == 3 else x
         if images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
             images = images.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(images, dtype=np.uint8) if whole else _finite(images, origin)
+        return np.ascontiguousarray(images, dtype=np.uint8) if whole else _finite(images, f"x of {origin}")
     if x.ndim != 2:
         raise ValueError(
             f"x of {origin} has shape {x.shape}: it must be (N, D) rows, or (N, H, W), (N, H, W, C) or (N, C, H, W) "
             "images; flatten anything else with x.reshape(len(x), -1)"
         )
-    return _finite(x, origin)
+    return _finite(x, f"x of {origin}")
 
 
-def _finite(x: NDArray[Any], origin: str) -> NDArray[np.float32]:
+def _finite(x: NDArray[Any], what: str, kind: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
     if x.dtype.kind not in "fiub":
-        raise ValueError(f"x of {origin} holds {x.dtype} values: inputs must be numbers")
+        raise ValueError(f"{what} holds {x.dtype} values: inputs must be numbers")
     with np.errstate(over="ignore"):
-        numbers = np.ascontiguousarray(x, dtype=np.float32)
+        numbers = np.ascontiguousarray(x, dtype=kind)
     bad = ~np.isfinite(numbers)
     if bad.any():
         place = np.argwhere(bad)[0].tolist()
         raise ValueError(
-            f"x of {origin} has {int(bad.sum())} values that are not finite (missing, infinite or too large for "
-            f"float32), the first at {place} (row first): fill them or drop those rows"
+            f"{what} has {int(bad.sum())} values that are not finite (missing, infinite or too large for "
+            f"{kind.__name__}), the first at {place} (row first): fill them or drop those rows"
         )
     return numbers
 
 
-def _many_targets(given: NDArray[Any], origin: str, task: str) -> NDArray[np.float32]:
+def _many_targets(given: NDArray[Any], origin: str, task: str) -> NDArray[Any]:
     one_hot = bool(np.isin(given, (0, 1)).all() and (given.sum(axis=1) == 1).all())
     if task == "classification" or given.dtype.kind != "f" or (one_hot and task == "auto"):
         raise ValueError(
@@ -368,7 +368,7 @@ def _many_targets(given: NDArray[Any], origin: str, task: str) -> NDArray[np.flo
             "y.argmax(1)); several regression targets must be floats, and if each is 0 or 1 say task='regression' "
             "(--task regression)"
         )
-    return _finite(given, f"{origin} (array y)")
+    return _finite(given, f"y of {origin}", np.float64)
 
 
 def _read_folder(folder: Path, options: _Options) -> Data:

@@ -116,7 +116,7 @@ def encode_labels(
     """
     columns = [given] if truth is None else [given, truth]
     for values in columns:
-        remedy = "drop those rows or label them (an empty cell, NA, None, null and nan count as missing)"
+        remedy = "drop those rows or fill them in (an empty cell, NA, n/a, None, null and nan count as missing)"
         refuse_missing(values, str(values.name), origin, remedy)
     if task == "regression" or (task == "auto" and _looks_continuous(given)):
         targets = [_targets(values, origin) for values in columns]
@@ -257,14 +257,26 @@ def _refuse_distinct(values: pd.Series[Any], origin: str) -> None:
         )
 
 
-def _targets(values: pd.Series[Any], origin: str) -> NDArray[np.float32]:
-    if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
+def _targets(values: pd.Series[Any], origin: str) -> NDArray[np.float64]:
+    """`(N, 1)`, in float64: 1e9 + 0.1 has no place in float32."""
+    kind, where = values.dtype, f"label column {str(values.name)!r} of {origin}"
+    if pd.api.types.is_bool_dtype(kind):
         raise ValueError(
-            f"label column {str(values.name)!r} of {origin} does not hold numbers (its first value is "
-            f"{_first(values)!r}): regression needs numbers; otherwise say task='classification' "
-            "(--task classification)"
+            f"{where} holds yes or no ({_first(values)!r}), and regression needs numbers: say task='classification' "
+            "(--task classification), or write 1 and 0"
         )
-    return _numbers(values, str(values.name), origin)[:, None]
+    if not pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_complex_dtype(kind):
+        text = values.astype(str)
+        wrong = pd.to_numeric(text, errors="coerce").isna().to_numpy()
+        if not wrong.any():
+            raise ValueError(f"{where} holds its numbers as text ({_first(text)!r}): convert it with pandas.to_numeric")
+        row, count = int(wrong.argmax()), int(wrong.sum())
+        raise ValueError(
+            f"{where} holds {text.iloc[row]!r} in row {row}, the first of {count} in {len(values)} rows that are no "
+            f"numbers: regression needs plain numbers, with a decimal point and without a unit (of a date, say, the "
+            "days since another); if these are classes, say task='classification' (--task classification)"
+        )
+    return values.to_numpy(dtype=np.float64, copy=True)[:, None]  # pandas gives views that cannot be written to
 
 
 def _numbers(values: pd.Series[Any], name: str, origin: str) -> NDArray[np.float32]:

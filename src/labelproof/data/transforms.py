@@ -75,14 +75,23 @@ def crop_flip(x: Tensor, rng: torch.Generator, *, pad: int, flip: bool, part: sl
     return picked.permute(0, 3, 1, 2)
 
 
-class TargetScale(nn.Module):
-    """Regression targets in robust units: `(y - median) / (1.4826 * MAD)` per column.
+#: Targets further from the median than so many units of spread count as that far: float32 holds the squares, too.
+FAR = 1e6
 
-    Training then does not depend on the unit of the targets, nor do gross errors stretch the scale.
+
+class TargetScale(nn.Module):
+    """Regression targets in robust units: `(y - median) / (1.4826 * MAD)` per column, cut at ±`FAR`.
+
+    Training then does not depend on the unit of the targets, nor do gross errors stretch the scale. Both ways are in
+    float64 on the host, so that 1e9 + 0.1 keeps its last digit; only what networks see is float32.
 
     Args:
         centre: `(D,)`.
         scale: `(D,)`, positive.
+
+    >>> y = np.array([[1e9], [1e9 + 0.25], [1e9 + 0.5], [1e300]])
+    >>> TargetScale.fit(y)(torch.from_numpy(y)).squeeze(1)
+    tensor([-1.0117e+00, -3.3725e-01,  3.3725e-01,  1.0000e+06])
     """
 
     centre: Tensor
@@ -90,21 +99,21 @@ class TargetScale(nn.Module):
 
     def __init__(self, centre: Tensor, scale: Tensor) -> None:
         super().__init__()
-        self.register_buffer("centre", centre.float())
-        self.register_buffer("scale", scale.float())
+        self.register_buffer("centre", centre.double())
+        self.register_buffer("scale", scale.double())
 
     @classmethod
     def fit(cls, y: NDArray[np.generic]) -> TargetScale:
-        """From `(N, D)` targets. Where more than half are equal the standard deviation stands in for the MAD."""
+        """From `(N, D)` targets. Where more than half are equal, the MAD is that of the others; a constant stays."""
         values = np.asarray(y, dtype=np.float64)
         centre = np.median(values, axis=0)
-        scale = 1.4826 * np.median(np.abs(values - centre), axis=0)
-        scale = np.where(scale > 0, scale, values.std(axis=0))
-        return cls(torch.from_numpy(centre), torch.from_numpy(np.where(scale > 0, scale, 1.0)))
+        off = np.abs(values - centre)
+        spread = np.array([np.median(d[d > 0]) if np.median(d) == 0 < d.max() else np.median(d) for d in off.T])
+        return cls(torch.from_numpy(centre), torch.from_numpy(np.where(spread > 0, 1.4826 * spread, 1.0)))
 
     def forward(self, y: Tensor) -> Tensor:
-        return (y.float() - self.centre) / self.scale
+        return ((y.cpu().double() - self.centre) / self.scale).clamp(-FAR, FAR).float()
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Back to the user's units."""
-        return y * self.scale + self.centre
+        """Back to the user's units, float64 on the host."""
+        return y.cpu().double() * self.scale + self.centre

@@ -144,8 +144,8 @@ def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, or
     before = out[original] = out[data.target_name]
     if data.classes is None:
         new = data.y.reshape(before.shape)
-        kind = before.dtype if before.dtype.kind == "f" else np.float32
-        out[data.target_name] = np.where(before.astype(np.float32) == new, before, new).astype(kind)
+        kind = before.dtype if before.dtype.kind == "f" else new.dtype
+        out[data.target_name] = np.where(before.astype(new.dtype) == new, before, new).astype(kind)
     else:
         raw = old.reshape(-1).tolist()
         out[data.target_name] = np.asarray(_relabelled(raw, raw, rows, data)).reshape(before.shape)
@@ -232,10 +232,10 @@ def _relabelled(raw: Sequence[Any], given: Sequence[Any], rows: NDArray[np.int64
         rows: rows of the source that `data` has.
         data: the new labels.
     """
-    if data.classes is None:  # targets were rounded to float32 on reading: what rounds to the same is unchanged
+    if data.classes is None:  # targets were rounded to the type of y on reading: what rounds to the same is unchanged
         targets = data.y[:, 0]
         return [
-            raw[row] if np.float32(given[row]) == new else float(str(new))
+            raw[row] if targets.dtype.type(given[row]) == new else float(str(new))
             for row, new in zip(rows, targets, strict=True)
         ]
     written = dict(zip(reversed(given), reversed(raw), strict=True))

@@ -65,8 +65,8 @@ class Fitted:
     seconds_before: float = 0.0
 
     @torch.no_grad()
-    def predict(self, x: NDArray[Any] | MapStyle, *, batch_size: int = 1024) -> NDArray[np.float32]:
-        """Class probabilities `(n, K)`, or targets `(n, D)` in the user's units.
+    def predict(self, x: NDArray[Any] | MapStyle, *, batch_size: int = 1024) -> NDArray[np.floating[Any]]:
+        """Class probabilities `(n, K)` in float32, or targets `(n, D)` in the user's units and float64.
 
         Args:
             x: inputs of the shape the run was trained on.
@@ -80,7 +80,7 @@ class Fitted:
         self.nets.eval()
         parts = [self.method.predict(self.nets, self.standardise(b)) for b in self._batches(x, batch_size)]
         prob = torch.cat(parts) if parts else torch.empty(0, self.task.num_outputs)
-        out: NDArray[np.float32] = (prob if self.scale is None else self.scale.inverse(prob)).cpu().numpy()
+        out: NDArray[np.floating[Any]] = (prob if self.scale is None else self.scale.inverse(prob)).cpu().numpy()
         return out
 
     def _batches(self, x: NDArray[Any] | MapStyle, batch_size: int) -> Iterator[Tensor]:
@@ -98,7 +98,7 @@ class Fitted:
         """Pickles leave the training inputs out: a model must not carry its data about."""
         return {**vars(self), "data": replace(self.data, x=np.empty((len(self.data), 0), dtype=np.float32))}
 
-    def belief(self) -> NDArray[np.float32]:
+    def belief(self) -> NDArray[np.floating[Any]]:
         """`(N, O)` what the run holds each sample's label to be, in the user's units for regression.
 
         The method's own record where it keeps one, else the mean prediction over epochs. Held-out samples are no part
@@ -111,7 +111,7 @@ class Fitted:
             prob[held] = mean[held]
         if self.scale is not None:
             prob = self.scale.inverse(prob.to(self.scale.centre.device))
-        out: NDArray[np.float32] = prob.cpu().numpy()
+        out: NDArray[np.floating[Any]] = prob.cpu().numpy()
         unseen = ~np.isfinite(out).all(1)  # one epoch on several ranks can leave out fewer samples than ranks
         if unseen.any():
             out[unseen] = self.predict(self.data.take(np.flatnonzero(unseen)).x)

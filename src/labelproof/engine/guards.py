@@ -11,20 +11,28 @@ from torch.optim import Optimizer
 from labelproof.core.method import Method
 
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {"batchnorm": (nn.modules.batchnorm._BatchNorm,)}
-_REMEDY = {"batchnorm": "statistics of the batch mix the samples; use a network with GroupNorm or LayerNorm"}
+_REMEDY = {
+    "batchnorm": "it mixes the samples of a batch. Use network='mlp' or one whose name ends in -gn (cnn-gn, "
+    "resnet32-gn), GroupNorm or LayerNorm in a network of your own, or a method that does not look at single samples' "
+    "gradients, such as prl-l"
+}
 
 
 def check_network(network: nn.Module, method: Method, shape: tuple[int, ...], num_outputs: int) -> None:
     """Try the network on one zero input of each kind it will meet.
 
     Raises:
-        ValueError: the method forbids one of its layers, it rejects inputs of this shape, or its outputs have another
-            shape than `(B, num_outputs)`.
+        ValueError: the method forbids one of its layers or a kind that is none of `KINDS`, the network rejects inputs
+            of this shape, or its outputs have another shape than `(B, num_outputs)`.
     """
+    who = method.name or type(method).__name__
     for kind in sorted(method.forbids):
-        names = [n or "the network" for n, m in network.named_modules() if isinstance(m, KINDS[kind])]
-        if names:
-            raise ValueError(f"{type(method).__name__} cannot train through {kind} ({names[0]}): {_REMEDY[kind]}")
+        if kind not in KINDS:
+            raise ValueError(f"{who} forbids {kind!r}, which is no kind of layer: there are {', '.join(sorted(KINDS))}")
+        for name, module in network.named_modules():
+            if isinstance(module, KINDS[kind]):
+                layer = f"{type(module).__name__} {name}".strip()
+                raise ValueError(f"{who} cannot train through {kind} ({layer} in the network): {_REMEDY[kind]}")
     was = network.training
     network.eval()
     with torch.no_grad():

@@ -24,6 +24,7 @@ from labelproof.engine.guards import check_scale
 from labelproof.engine.settings import Settings
 from labelproof.functional.ranks import world_size
 
+LEAST_TARGETS, LARGEST = 3, 1e300  # rows of a regression; the size of a target
 _SAMPLED = 2048  # items of a streamed data set from which mean, standard deviation and range are taken
 
 
@@ -68,10 +69,11 @@ class Inputs:
 
     def score(self, data: Data, index: Tensor, prob: Tensor) -> float:
         """Accuracy, or root mean squared error in the user's units, against the labels of `data`."""
-        y = torch.from_numpy(data.y).to(prob.device)[index]
+        y = torch.from_numpy(data.y)
         if self.scale is None:
-            return float(self.task.score(prob, y).mean())
-        return float((self.scale.inverse(prob) - y).square().mean().sqrt())
+            return float(self.task.score(prob, y.to(prob.device)[index]).mean())
+        unit = self.scale.scale.max()  # the square of 1e200 has no place in float64
+        return float(((self.scale.inverse(prob) - y[index.cpu()]) / unit).square().mean().sqrt() * unit)
 
 
 def prepare(
@@ -132,7 +134,7 @@ def prepare(
         rows=rows,
         held=held,
         standardise=standardise,
-        scale=None if scale is None else scale.to(device),
+        scale=scale,  # stays on the host, in float64
         given=codes(data),
         train=feed(data, rows, settings.seed, method.views),
         valid=feed(data, held, settings.seed) if len(held) else None,
@@ -205,6 +207,8 @@ def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Set
     least = 2 * world_size()
     if len(rows) < least:
         raise ValueError(f"too few training samples: n_samples={len(rows)}, but at least {least} are needed")
+    if data.classes is None:
+        _check_targets(data, rows)
     if len(rows) < settings.batch_size:
         warnings.warn(
             f"batch_size={settings.batch_size} is larger than the {len(rows)} training samples: "
@@ -221,6 +225,28 @@ def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Set
             warnings.warn(f"no training sample has the label {_few(absent)}: it will never be predicted", stacklevel=5)
     if test is not None:
         _check_like(data, test, "test")
+
+
+def _check_targets(data: Data, rows: NDArray[np.int64]) -> None:
+    """Refuse targets that cannot be learned, or of which no list could be made after training."""
+    if len(data) < LEAST_TARGETS:
+        raise ValueError(
+            f"too few training samples: n_samples={len(data)}, but regression needs at least {LEAST_TARGETS}, to tell "
+            "a wrong target from a usual error"
+        )
+    y = data.y[rows]
+    if (y == y[0]).all():
+        raise ValueError(
+            f"targets of {data.name} are constant ({', '.join(f'{v:g}' for v in y[0])} in all {len(y)} training rows): "
+            "there is nothing to learn; was another column meant?"
+        )
+    size = np.abs(data.y)
+    if float(size.max()) > LARGEST:
+        row = int(size.max(1).argmax())
+        raise ValueError(
+            f"targets of {data.name} go up to {size.max():.3g} (row {row}), and no further than {LARGEST:g} can be "
+            "computed with: correct the row, or give all targets in a larger unit"
+        )
 
 
 def _check_like(data: Data, other: Data, name: str) -> None:

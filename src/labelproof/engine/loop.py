@@ -101,7 +101,8 @@ class _Loop:
         nets = Nets(peers, twins=method.twins)
         self.training = Training(fabric, method, nets, settings, inputs.train.steps)
         self.evidence = Evidence(task, inputs.given, memory).to(fabric.device)
-        self.tally = Tally(task, None if data.truth is None else torch.from_numpy(data.truth).to(fabric.device))
+        known = data.truth is not None and data.classes is not None
+        self.tally = Tally(task, torch.from_numpy(data.truth).to(fabric.device) if known else None)
         self.stopping = EarlyStopping(settings.patience if settings.early_stopping else None)
         self.epoch = self.next_step = 0
         self.saw_plain = True  # whether the method's forward passes show the ordinary view

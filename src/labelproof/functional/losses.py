@@ -45,6 +45,45 @@ def squared_error(out: Tensor, target: Tensor) -> Tensor:
     return 0.5 * (out.float() - target.float()).square().flatten(1).sum(1)
 
 
+def huber(residual: Tensor, bound: Tensor) -> Tensor:
+    r"""$\tfrac12 \lVert r \rVert^2$ up to $\lVert r \rVert = k$, $k (\lVert r \rVert - k/2)$ beyond (Huber, 1964).
+
+    The gradient with respect to r is r itself up to k, and of length k beyond.
+
+    Args:
+        residual: `(B, D)` r.
+        bound: k, a positive scalar.
+
+    Returns:
+        `(B,)` fp32.
+
+    >>> huber(torch.tensor([[0.6, 0.8], [3.0, 4.0]]), torch.tensor(2.0))
+    tensor([0.5000, 8.0000])
+    """
+    square, bound = residual.float().square().sum(1), bound.float()
+    norm = square.clamp(min=bound**2).sqrt()  # only beyond k: the gradient of a root at 0 would be NaN
+    return torch.where(square <= bound**2, square / 2, bound * (norm - bound / 2))
+
+
+def cauchy(residual: Tensor, width: Tensor) -> Tensor:
+    r"""$\tfrac12 k^2 \log(1 + \lVert r \rVert^2 / k^2)$: squared error for small residuals, nearly flat for large ones.
+
+    The gradient with respect to r is $r / (1 + \lVert r \rVert^2 / k^2)$: at most k / 2 long, and falling beyond k.
+
+    Args:
+        residual: `(B, D)` r.
+        width: k, a positive scalar.
+
+    Returns:
+        `(B,)` fp32.
+
+    >>> cauchy(torch.tensor([[0.6, 0.8], [3e3, 4e3]]), torch.tensor(2.0))
+    tensor([ 0.4463, 31.2962])
+    """
+    square = width.float() ** 2
+    return square / 2 * torch.log1p(residual.float().square().sum(1) / square)
+
+
 def generalised_cross_entropy(logits: Tensor, target: Tensor, q: float) -> Tensor:
     r"""$L_q = \sum_k y_k (1 - p_k^q) / q$ of Zhang & Sabuncu (2018), from cross-entropy (q to 0) to MAE / 2 (q = 1).
 

@@ -1,7 +1,8 @@
 r"""`find_target_issues`: regression targets that are probably wrong, worst first.
 
-With z_i the residuals, each target column less its median and in units of its spread (1.4826 times the median absolute
-deviation, so that neither units nor a minority of gross errors matter), and d_i = |z_i| over the D columns:
+With z_ij the residuals, each target column less its median and in units of its spread (1.4826 times the median absolute
+deviation, so that neither units nor a minority of gross errors matter) times the noise that is usual near that sample
+(`labelproof.issues.local_scale`), and d_i = |z_i| over the D columns:
 
     f(d) = (1 - w) t(d; s) + w / V(R)
 
@@ -14,6 +15,7 @@ are off threefold. w and s by EM; p_wrong is the share of the second term in f, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import lgamma, log, pi
 
 import numpy as np
@@ -21,16 +23,19 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from labelproof.issues.checks import as_numbers, check_evidence, check_ids
+from labelproof.issues.local_scale import check_features, local_scale
 from labelproof.issues.table import build_table
 
 FREEDOM = 4.0  # of Student's t
 REACH = 30.0  # largest residual told apart from still larger ones, in units of s
+COVERED = 0.95  # of ordinary residuals, by `suggested_low` and `suggested_high`
 
 
 def find_target_issues(
     targets: ArrayLike,
     predictions: ArrayLike,
     *,
+    features: ArrayLike | None = None,
     ids: ArrayLike | None = None,
     evidence: Mapping[str, ArrayLike] | None = None,
 ) -> pd.DataFrame:
@@ -39,13 +44,17 @@ def find_target_issues(
     Args:
         targets: `(N,)` or `(N, D)` given targets, in any units.
         predictions: of the same shape, best out-of-sample (`sklearn.model_selection.cross_val_predict`).
+        features: `(N, F)` rows of a table of numbers, NaN where one is missing; they say where targets are noisier
+            than elsewhere. None: the predictions alone say it.
         ids: `(N,)` your names of the samples, each different. None: row numbers.
         evidence: further columns of `(N,)` values by name, carried along as `evidence_<name>`.
 
     Returns:
-        A table as from `find_issues`; `suggested` is the prediction. For D > 1 `given` and `suggested` are those of
-        the column that is furthest off, whose number is in `evidence_column`. Other units of a column, or of all,
-        give the same table but for `given` and `suggested`.
+        A table as from `find_issues`: `suggested` is what the target should be, the model's value where `flagged`, else
+        as `given`. Then, in the units of the target: `suggested_value`, the prediction; `suggested_low` and
+        `suggested_high`, between which about 95 % of right targets lie where the model predicts this; `scale`, the
+        noise that is usual there (as a standard deviation). For D > 1 all of these are of the column that is furthest
+        off, whose number is in `evidence_column`. Other units of a column, or of all, give the same ranking.
 
     Raises:
         ValueError: shapes that differ, too few rows, or values that are not finite.
@@ -54,10 +63,65 @@ def find_target_issues(
         >>> hours = np.linspace(0, 10, 50)
         >>> given = 20 + 3 * hours + np.sin(7 * hours)
         >>> given[5] *= 10
-        >>> find_target_issues(given, 20 + 3 * hours).round(2).head(2)
-            id   given  suggested  p_wrong  rank  flagged
-        5    5  238.19      23.06      1.0     1     True
-        34  34   39.82      40.82      0.0     2    False
+        >>> table = find_target_issues(given, 20 + 3 * hours).round(2)
+        >>> table.iloc[:2, 1:6]
+             given  suggested  p_wrong  rank  flagged
+        5   238.19      23.06      1.0     1     True
+        34   39.82      39.82      0.0     2    False
+        >>> table.iloc[:2, 6:]
+            suggested_value  suggested_low  suggested_high  scale
+        5             23.06          22.07           24.06   1.11
+        34            40.82          39.83           41.82   1.11
+    """
+    found = residuals(targets, predictions, features)
+    n, dims = found.off.shape
+    names, extra = check_ids(ids, n), check_evidence(evidence, n)
+    distance = found.distance
+    p_wrong = fit_mixture(distance, dims).outlying
+    rows, worst = np.arange(n), np.abs(found.off).argmax(axis=1)
+    given, predicted, scale = (a[rows, worst] for a in (found.given, found.predicted, found.scale))
+    half = _ordinary(np.abs(found.off), 1 - p_wrong)[worst] * scale
+    usual = predicted + found.centre[worst]  # a model that is always 3 too low says so
+    columns = {
+        "suggested_value": predicted,
+        "suggested_low": usual - half,
+        "suggested_high": usual + half,
+        "scale": scale,
+    }
+    columns |= {"evidence_column": worst} if dims > 1 else {}
+    order = np.argsort(-distance, kind="stable")
+    return build_table(order, names, given, np.where(p_wrong > 0.5, predicted, given), p_wrong, columns | extra)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Targets beside predictions.
+
+    Attributes:
+        given, predicted: `(N, D)` float64.
+        centre: `(D,)` median residual.
+        scale: `(N, D)` positive, how large residuals usually are there, in the units of the targets.
+        off: `(N, D)` residuals less `centre` in units of `scale`.
+    """
+
+    given: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    off: NDArray[np.float64]
+
+    @property
+    def distance(self) -> NDArray[np.float64]:
+        """`(N,)` how far off each target is, over all columns."""
+        # Equal distances (for even N two residuals lie as far from their median) must stay equal in other units.
+        return np.asarray(np.round(np.linalg.norm(self.off, axis=1), 9))
+
+
+def residuals(targets: ArrayLike, predictions: ArrayLike, features: ArrayLike | None = None) -> Residuals:
+    """Check targets, predictions and features, and scale the residuals by local noise.
+
+    Raises:
+        ValueError: see `find_target_issues`.
     """
     given, predicted = _columns(targets, "targets"), _columns(predictions, "predictions")
     if given.shape != predicted.shape:
@@ -67,17 +131,14 @@ def find_target_issues(
     n = len(given)
     if n < 3:
         raise ValueError(f"targets has {n} rows: at least 3 are needed to tell usual residuals from unusual ones")
-    names, extra = check_ids(ids, n), check_evidence(evidence, n)
-
-    off = _standardised(given - predicted)
-    # Equal distances (for even N two residuals lie as far from their median) must stay equal in other units.
-    distance = np.round(np.linalg.norm(off, axis=1), 9)
-    p_wrong = _outlying(distance, off.shape[1])
-    rows, worst = np.arange(n), np.abs(off).argmax(axis=1)
-    if off.shape[1] > 1:
-        extra = {"evidence_column": worst} | extra
-    order = np.argsort(-distance, kind="stable")
-    return build_table(order, names, given[rows, worst], predicted[rows, worst], p_wrong, extra)
+    table = check_features(features, n)
+    centre = np.median(given - predicted, axis=0)
+    centred = given - predicted - centre
+    overall = _spread(centred)
+    each = zip((centred / overall).T, predicted.T, strict=True)
+    local = np.stack([local_scale(off, values, table) for off, values in each], axis=1)
+    scale = overall * local * _spread(centred / overall / local)
+    return Residuals(given, predicted, centre, scale, centred / scale)
 
 
 def _columns(values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -87,27 +148,58 @@ def _columns(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return numbers.reshape(len(numbers), -1)
 
 
-def _standardised(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Residuals less their median, in units of their spread, column by column."""
-    centred = residuals - np.median(residuals, axis=0)
+def _spread(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A robust standard deviation of each column, `(D,)`, positive."""
     spread = 1.4826 * np.median(np.abs(centred), axis=0)
     # More than half the residuals are equal: any other measure of spread will do, as long as units cancel.
     spread = np.where(spread > 0, spread, np.abs(centred).mean(axis=0))
-    return np.asarray(centred / np.where(spread > 0, spread, 1.0))
+    return np.asarray(np.where(spread > 0, spread, 1.0))
 
 
-def _outlying(distance: NDArray[np.float64], dims: int) -> NDArray[np.float64]:
-    """Posterior of the broad component, `(N,)`, non-decreasing in `distance`."""
-    share, scale = 0.1, 1.0
+def _ordinary(size: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What 95 % of the residuals stay below in each column, `(D,)`, those of wrong targets left out."""
+    order = np.argsort(size, axis=0, kind="stable")
+    below = np.cumsum(weight[order], axis=0)
+    rank = (below < COVERED * below[-1]).sum(axis=0)
+    return np.asarray(np.take_along_axis(np.take_along_axis(size, order, axis=0), rank[None], axis=0)[0])
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The fitted f(d) of this module.
+
+    Attributes:
+        outlying: `(N,)` float64, posterior of the broad component, non-decreasing in the distance.
+        share: w, the share of the broad component.
+        deviation: standard error of w, from the curvature of the likelihood in w and log s.
+    """
+
+    outlying: NDArray[np.float64]
+    share: float
+    deviation: float
+
+
+def fit_mixture(distance: NDArray[np.float64], dims: int) -> Mixture:
+    """Fit usual and broad residuals to `(N,)` distances by EM."""
+    share, scale, n = 0.1, 1.0, len(distance)
     normaliser = lgamma((FREEDOM + dims) / 2) - lgamma(FREEDOM / 2) - dims / 2 * log(FREEDOM * pi)
     ball = dims / 2 * log(pi) - lgamma(dims / 2 + 1)
-    if distance.max() == 0:
-        return np.zeros_like(distance)
+    top = float(distance.max())
+    if top == 0:
+        return Mixture(np.zeros_like(distance), 0.0, 0.0)
     for _ in range(100):
-        usual = normaliser - (FREEDOM + dims) / 2 * np.log1p((distance / scale) ** 2 / FREEDOM)
-        broad = -ball - dims * log(min(float(distance.max()) / scale, REACH))  # both in units of scale
+        square = (distance / scale) ** 2
+        usual = normaliser - (FREEDOM + dims) / 2 * np.log1p(square / FREEDOM)
+        broad = -ball - dims * log(min(top / scale, REACH))  # both in units of scale
         outlying = 1 / (1 + np.exp(np.clip(usual - broad + log((1 - share) / share), -700, 700)))
         share = float(np.clip(outlying.mean(), 1e-4, 0.5))
-        trust = (1 - outlying) * (FREEDOM + dims) / (FREEDOM + (distance / scale) ** 2)
+        trust = (1 - outlying) * (FREEDOM + dims) / (FREEDOM + square)
         scale = max(float(np.sqrt((trust * distance**2).sum() / (1 - outlying).sum() / dims)), 1e-9)
-    return np.asarray(outlying)
+    by_share = outlying / share - (1 - outlying) / (1 - share)
+    by_scale = (1 - outlying) * ((FREEDOM + dims) * square / (FREEDOM + square) - dims)
+    by_scale -= outlying * dims * (top / scale > REACH)
+    information = (
+        np.array([[by_share @ by_share, by_share @ by_scale], [by_share @ by_scale, by_scale @ by_scale]])
+        + np.eye(2) / n
+    )  # of one sample in N, where nothing else says anything
+    return Mixture(outlying, share, float(np.sqrt(np.linalg.inv(information)[0, 0])))

@@ -6,6 +6,7 @@ from labelproof.core.method import Method
 from labelproof.core.registry import lookup
 from labelproof.methods.backward import Backward
 from labelproof.methods.bootstrap import Bootstrap
+from labelproof.methods.cauchy import Cauchy
 from labelproof.methods.ce import CE
 from labelproof.methods.co_teaching import CoTeaching
 from labelproof.methods.co_teaching_plus import CoTeachingPlus
@@ -16,17 +17,23 @@ from labelproof.methods.elr import ELR
 from labelproof.methods.elr_plus import ELRPlus
 from labelproof.methods.forward import Forward
 from labelproof.methods.gce import GCE
+from labelproof.methods.huber import Huber
 from labelproof.methods.mae import MAE
 from labelproof.methods.mentornet import MentorNet, MentorNetDD
 from labelproof.methods.mse import MSE
+from labelproof.methods.prl import PRLG, PRLL, CoPRLG, CoPRLL
 from labelproof.methods.sce import SCE
 from labelproof.methods.self_paced import SelfPaced
 from labelproof.methods.sop import SOP, SOPPlus
+from labelproof.methods.trimmed import Trimmed
 
 METHODS: dict[str, type[Method]] = {
     "backward": Backward,
     "bootstrap": Bootstrap,
+    "cauchy": Cauchy,
     "ce": CE,
+    "co-prl-g": CoPRLG,
+    "co-prl-l": CoPRLL,
     "co-teaching": CoTeaching,
     "co-teaching+": CoTeachingPlus,
     "d2l": D2L,
@@ -36,14 +43,18 @@ METHODS: dict[str, type[Method]] = {
     "elr+": ELRPlus,
     "forward": Forward,
     "gce": GCE,
+    "huber": Huber,
     "mae": MAE,
     "mentornet": MentorNet,
     "mentornet-dd": MentorNetDD,
     "mse": MSE,
+    "prl-g": PRLG,
+    "prl-l": PRLL,
     "sce": SCE,
     "self-paced": SelfPaced,
     "sop": SOP,
     "sop+": SOPPlus,
+    "trimmed": Trimmed,
 }
 
 for _name, _kind in METHODS.items():
@@ -57,20 +68,27 @@ __all__ = [
     "MAE",
     "METHODS",
     "MSE",
+    "PRLG",
+    "PRLL",
     "SCE",
     "SOP",
     "Backward",
     "Bootstrap",
+    "Cauchy",
+    "CoPRLG",
+    "CoPRLL",
     "CoTeaching",
     "CoTeachingPlus",
     "Decoupling",
     "DivideMix",
     "ELRPlus",
     "Forward",
+    "Huber",
     "MentorNet",
     "MentorNetDD",
     "SOPPlus",
     "SelfPaced",
+    "Trimmed",
     "available_methods",
     "get_method",
     "method_name",
@@ -81,8 +99,9 @@ def available_methods() -> list[str]:
     """Names of all methods, each usable from the estimators and from the command line.
 
     >>> available_methods()
-    ['backward', 'bootstrap', 'ce', 'co-teaching', 'co-teaching+', 'd2l', 'decoupling', 'dividemix', 'elr', 'elr+',
-    'forward', 'gce', 'mae', 'mentornet', 'mentornet-dd', 'mse', 'sce', 'self-paced', 'sop', 'sop+']
+    ['backward', 'bootstrap', 'cauchy', 'ce', 'co-prl-g', 'co-prl-l', 'co-teaching', 'co-teaching+', 'd2l',
+    'decoupling', 'dividemix', 'elr', 'elr+', 'forward', 'gce', 'huber', 'mae', 'mentornet', 'mentornet-dd', 'mse',
+    'prl-g', 'prl-l', 'sce', 'self-paced', 'sop', 'sop+', 'trimmed']
     """
     return sorted(METHODS)
 

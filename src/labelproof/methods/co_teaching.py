@@ -22,14 +22,14 @@ still move once a step).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from labelproof.core.chosen import loss_of_rows
 from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range
-from labelproof.core.nets import Nets, outputs, preview, side_by_side
+from labelproof.core.nets import Nets, outputs, preview
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.curriculum import kept_share
@@ -47,8 +47,8 @@ class CoTeaching(Method):
 
     Args:
         noise_rate: τ, share of each batch that is dropped in the end, in [0, 1): the share of wrong labels. `"auto"`
-            estimates it by a cross-validation, at the cost of one more training. Too low trains on wrong labels, too
-            high on too few: at half the true share the paper's accuracy on MNIST falls from 87.6
+            estimates it by a cross-validation, at the cost of one more training (regression: two). Too low trains on
+            wrong labels, too high on too few: at half the true share the paper's accuracy on MNIST falls from 87.6
             to 66.7 % (45 % pair flips) and from 91.3 to 75.9 % (50 % symmetric), half too high it falls to 69.5 and
             79.4 %, and a quarter too high it rises to 97.9 and 98.6 %. Our figures: docs/noise-rate.md.
         num_gradual: T_k, epochs over which the drop rate rises to τ (with `exponent` 1). The paper uses 10.
@@ -107,12 +107,5 @@ class CoTeaching(Method):
         out = preview(nets, batch.x)
         each = [self.task.loss(o, batch.target) for o in out]
         theirs = [smallest_rows(other, keep) for other in reversed(each)]  # (2)
-        kept = side_by_side([partial(_on, net, batch.x, i) for net, i in zip(nets, theirs, strict=True)], batch.x)
-        l1, l2 = (self.task.loss(o, batch.target[i]) for o, i in zip(kept, theirs, strict=True))
-        w = [torch.zeros_like(own).index_fill_(0, i, 1) for own, i in zip(each, theirs, strict=True)]
-        return Loss(l1.mean() + l2.mean(), out=out, trust=torch.stack(w))  # (3)
-
-
-def _on(net: nn.Module, x: Tensor, rows: Tensor) -> Tensor:
-    out: Tensor = net(x[rows])  # picked here, on the network's own stream, which then owns their memory
-    return out
+        value, w = loss_of_rows(self.task, nets, batch, theirs)  # (3)
+        return Loss(value, out=out, trust=w)

@@ -32,8 +32,8 @@ class SelfPaced(Method):
 
     Args:
         noise_rate: τ, share of each batch that is dropped in the end, in [0, 1): the share of wrong labels. `"auto"`
-            estimates it by a cross-validation, at the cost of one more training. Too low trains on wrong labels, too
-            high on too few; docs/noise-rate.md says what either costs.
+            estimates it by a cross-validation, at the cost of one more training (regression: two). Too low trains on
+            wrong labels, too high on too few; docs/noise-rate.md says what either costs.
         num_gradual: T_k, epochs over which the drop rate rises to τ.
         exponent: c, on the epoch.
 

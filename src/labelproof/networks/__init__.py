@@ -18,47 +18,71 @@ from functools import partial
 from typing import NamedTuple
 
 from labelproof.core.registry import lookup
-from labelproof.networks.base import Backbone
+from labelproof.networks.base import Backbone, group_norm
 from labelproof.networks.cnn import SmallCNN
 from labelproof.networks.cnn9 import CNN9
 from labelproof.networks.mlp import MLP
 from labelproof.networks.preact import PreActBlock
 from labelproof.networks.resnet import ResNet
+from labelproof.networks.resnet32 import ResNet32
 
 __all__ = ["Backbone", "available", "build"]
 
 
 class _Entry(NamedTuple):
-    make: Callable[[tuple[int, ...], int], Backbone]
+    make: Callable[..., Backbone]
     smallest: int  # pixels a side; 0 for a network that takes inputs of any shape
-    about: str
+    what: str
+
+    @property
+    def about(self) -> str:
+        return f"{self.what}; images from {self.smallest}x{self.smallest}" if self.smallest else self.what
+
+
+_IMAGE_NETWORKS = {
+    "cnn": _Entry(SmallCNN, 4, "3 small conv layers, quick on a CPU"),
+    "cnn9": _Entry(CNN9, 28, "the 9-layer CNN of Co-teaching"),
+    "resnet18": _Entry(partial(ResNet, depths=(2, 2, 2, 2)), 8, "ResNet-18 for small images"),
+    "resnet32": _Entry(ResNet32, 8, "ResNet-32 for small images (PRL), 24 times smaller than ResNet-18"),
+    "resnet34": _Entry(partial(ResNet, depths=(3, 4, 6, 3)), 8, "ResNet-34 for small images (ELR, SOP)"),
+    "preact-resnet18": _Entry(
+        partial(ResNet, depths=(2, 2, 2, 2), block=PreActBlock), 8, "PreActResNet-18 (ELR+, SOP+, DivideMix)"
+    ),
+}
+_SMALLEST_WITH_GROUPNORM = {"cnn": 8}  # the others need no more than with BatchNorm; why, says SmallCNN
+
+
+def _with_groupnorm(name: str, entry: _Entry) -> _Entry:
+    return _Entry(
+        partial(entry.make, norm=group_norm),
+        _SMALLEST_WITH_GROUPNORM.get(name, entry.smallest),
+        f"{name} with GroupNorm for BatchNorm",
+    )
 
 
 _NETWORKS = {
     "mlp": _Entry(MLP, 0, "two hidden layers of 256, no BatchNorm; rows, or images flattened"),
-    "cnn": _Entry(SmallCNN, 4, "3 small conv layers, quick on a CPU; images from 4x4"),
-    "cnn9": _Entry(CNN9, 28, "the 9-layer CNN of Co-teaching; images from 28x28"),
-    "resnet18": _Entry(partial(ResNet, depths=(2, 2, 2, 2)), 8, "ResNet-18 for small images; from 8x8"),
-    "resnet34": _Entry(partial(ResNet, depths=(3, 4, 6, 3)), 8, "ResNet-34 for small images (ELR, SOP); from 8x8"),
-    "preact-resnet18": _Entry(
-        partial(ResNet, depths=(2, 2, 2, 2), block=PreActBlock),
-        8,
-        "PreActResNet-18 (ELR+, SOP+, DivideMix); images from 8x8",
-    ),
+    **_IMAGE_NETWORKS,
+    **{f"{name}-gn": _with_groupnorm(name, entry) for name, entry in _IMAGE_NETWORKS.items()},
 }
 
 
 def available() -> dict[str, str]:
     """The names `build` knows, each with one line about it.
 
-    >>> list(available())
-    ['mlp', 'cnn', 'cnn9', 'resnet18', 'resnet34', 'preact-resnet18']
+    Every image network is offered twice: as published, with BatchNorm, and under the same name with `-gn` at the end
+    with GroupNorm, for methods that look at single samples' gradients.
+
+    >>> list(available())[:7]
+    ['mlp', 'cnn', 'cnn9', 'resnet18', 'resnet32', 'resnet34', 'preact-resnet18']
+    >>> available()["cnn-gn"]
+    'cnn with GroupNorm for BatchNorm; images from 8x8'
     """
     return {name: entry.about for name, entry in _NETWORKS.items()}
 
 
 def build(name: str, in_shape: Sequence[int], num_outputs: int) -> Backbone:
-    """A freshly initialised network (PyTorch's default initialisation, drawn from torch's global generator).
+    """A freshly initialised network, drawn from torch's global generator: PyTorch's defaults, ResNet-32 as its paper.
 
     Args:
         name: one of `available()`.

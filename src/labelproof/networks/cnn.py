@@ -1,4 +1,4 @@
-"""A small convolutional network for images from 4x4 up: three conv-BatchNorm-ReLU blocks and one linear layer.
+"""A small convolutional network for images from 4x4 up: three conv-norm-ReLU blocks and one linear layer.
 
 The blocks are those of Ioffe & Szegedy, "Batch Normalization", ICML 2015. The sizes are this library's own choice:
 10,000 MNIST images take about 2 seconds per epoch on one CPU core.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from labelproof.networks.base import Backbone
+from labelproof.networks.base import Backbone, Norm
 
 _WIDTHS = (16, 32, 64)
 _GRID = 4
@@ -20,9 +20,15 @@ class SmallCNN(Backbone):
     The cells keep some of the layout, which a global average throws away (8 points after 4 epochs on 6,000 images of
     CIFAR-10). They are laid out here, from `in_shape`, because adaptive pooling is neither deterministic on CUDA nor
     complete on Apple's MPS.
+
+    Args:
+        in_shape: `(C, H, W)`.
+        num_outputs: outputs of the last layer.
+        norm: makes the layer that normalises so many channels. `group_norm` needs 8x8 pixels: from less, one pixel of
+            two channels per group is left, of which it keeps only which channel is larger.
     """
 
-    def __init__(self, in_shape: tuple[int, ...], num_outputs: int) -> None:
+    def __init__(self, in_shape: tuple[int, ...], num_outputs: int, *, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         channels, *sides = in_shape
         layers: list[nn.Module] = []
@@ -30,8 +36,8 @@ class SmallCNN(Backbone):
             if layers:
                 layers.append(nn.MaxPool2d(2))
                 sides = [side // 2 for side in sides]
-            # The convolution needs no bias of its own: BatchNorm would subtract it again.
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            # The convolution needs no bias of its own: the norm brings one, and BatchNorm would subtract another.
+            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
             channels = width
         cell_height, cell_width = (-(-side // _GRID) for side in sides)
         cells = -(-sides[0] // cell_height) * -(-sides[1] // cell_width)

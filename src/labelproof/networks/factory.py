@@ -74,7 +74,10 @@ def _accepted(network: Callable[..., nn.Module], offered: dict[str, Any]) -> dic
 
 def _fresh(module: nn.Module) -> nn.Module:
     copy = deepcopy(module)
-    for name, part in copy.named_modules():
+    parts = list(copy.named_modules())
+    wholes = [named for named in parts if next(named[1].children(), None) is not None]
+    # What draws the weights of its parts has the last word over them: inner before outer, after the single layers.
+    for name, part in [named for named in parts if named not in wholes] + wholes[::-1]:
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):
             reset()

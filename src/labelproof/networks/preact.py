@@ -11,15 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from labelproof.networks.base import Norm
+
 
 class PreActBlock(nn.Module):
     """BN-ReLU-conv-BN-ReLU-conv, plus the activated input (through a 1x1 conv where the shape changes)."""
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, *, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = norm(channels)
         self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut = nn.Sequential()
         if stride != 1 or channels != width:

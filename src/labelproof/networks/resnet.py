@@ -11,24 +11,41 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from labelproof.networks.base import Backbone
+from labelproof.networks.base import Backbone, Norm
 
-_WIDTHS = (64, 128, 256, 512)
+
+def projection(channels: int, width: int, stride: int, norm: Norm) -> nn.Module:
+    """The shortcut of option B: a 1x1 conv and BN."""
+    return nn.Sequential(nn.Conv2d(channels, width, 1, stride=stride, bias=False), norm(width))
 
 
 class BasicBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, plus the input (through a 1x1 conv and BN where the shape changes), then ReLU."""
+    """conv-BN-ReLU-conv-BN, plus the input, then ReLU.
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    Args:
+        channels: channels in.
+        width: channels out.
+        stride: of the first convolution.
+        norm: makes the layer that normalises so many channels.
+        shortcut: makes what the input goes through where the shape changes, from the four above.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        *,
+        norm: Norm = nn.BatchNorm2d,
+        shortcut: Callable[[int, int, int, Norm], nn.Module] = projection,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or channels != width:
-            self.shortcut.append(nn.Conv2d(channels, width, 1, stride=stride, bias=False))
-            self.shortcut.append(nn.BatchNorm2d(width))
+        self.bn2 = norm(width)
+        changes = stride != 1 or channels != width
+        self.shortcut = shortcut(channels, width, stride, norm) if changes else nn.Sequential()
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.relu(self.bn1(self.conv1(x)))
@@ -36,13 +53,15 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(Backbone):
-    """Four stages of residual blocks at 64, 128, 256 and 512 channels, for small images.
+    """Stages of residual blocks, four at 64, 128, 256 and 512 channels unless told otherwise, for small images.
 
     Args:
-        in_shape: `(C, H, W)`; height and width are halved three times, then averaged away.
+        in_shape: `(C, H, W)`; height and width are halved at each stage but the first, then averaged away.
         num_outputs: outputs of the last layer.
         depths: blocks in each stage.
-        block: makes one block from (channels in, channels out, stride).
+        widths: channels in each stage.
+        block: makes one block from (channels in, channels out, stride, norm=).
+        norm: makes the layer that normalises so many channels.
     """
 
     def __init__(
@@ -51,22 +70,22 @@ class ResNet(Backbone):
         num_outputs: int,
         *,
         depths: Sequence[int],
-        block: Callable[[int, int, int], nn.Module] = BasicBlock,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        block: Callable[..., nn.Module] = BasicBlock,
+        norm: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        channels = _WIDTHS[0]
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_shape[0], channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
-        )
+        channels = widths[0]
+        self.stem = nn.Sequential(nn.Conv2d(in_shape[0], channels, 3, padding=1, bias=False), norm(channels), nn.ReLU())
         self.blocks = nn.Sequential()
-        for stage, (width, depth) in enumerate(zip(_WIDTHS, depths, strict=True)):
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for position in range(depth):
-                self.blocks.append(block(channels, width, 2 if stage > 0 and position == 0 else 1))
+                self.blocks.append(block(channels, width, 2 if stage > 0 and position == 0 else 1, norm=norm))
                 channels = width
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(channels, num_outputs)
 
     def features(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W) -> (B, 512)`."""
+        """`(B, C, H, W) -> (B, F)`, F the channels of the last stage: 512 in ResNet-18 and ResNet-34."""
         out: Tensor = self.pool(self.blocks(self.stem(x)))
         return out

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from labelproof.core.method import Fit
 from labelproof.data.dataset import Data
 from labelproof.functional.ranks import of_first_rank
-from labelproof.procedures.cross_val import cross_val_probs
+from labelproof.procedures.cross_val import cross_val_probs, cross_val_targets
 
 #: Folds, and the share of the run's epochs that each is trained for: together they cost what one whole training does.
 #: At a quarter of the epochs small data sets were underfitted; with all of them wrong labels are memorised.
 FOLDS, LENGTH = 3, 0.5
+#: In regression the folds are told a rate and trained for all epochs, two trainings' cost: gross errors would bend
+#: networks that are told 0, and those of half the epochs err so much that wrong targets do not show.
+FOLDS_TOLD, FOLDS_LENGTH = 0.4, 1.0
 #: A rate told to methods stays below 1; an interval wider than this says that the networks had learned too little.
 HIGHEST, WIDE = 0.95, 0.35
+#: Predictions that explain less of the spread of most targets than this (1 - MAD² / MAD²) are little to go by.
+LEAST_EXPLAINED = 0.9
+
+
+class Estimate(NamedTuple):
+    """A share of wrong labels: the same on every rank, its 95 % interval, and why it is to be doubted, if it is."""
+
+    rate: float
+    interval: tuple[float, float]
+    doubt: str
 
 
 def with_noise_rate(fit: Fit, method: Any, data: Data) -> Any:
     """Train with the noise rate that was given; or estimate it first, and tell.
 
-    The method itself, told that no label is wrong, is trained on each part of a cross-validation; the rate is
-    `lp.estimate_noise` of the predictions for the samples left out. Classes of fewer samples than there are folds
-    take no part in the estimate.
+    The method itself is trained on each part of a cross-validation; the rate is `lp.estimate_noise` of the predictions
+    for the samples left out, in regression `lp.estimate_target_noise`. The folds are told that no label is wrong, in
+    regression that `FOLDS_TOLD` of the targets are. Classes of fewer samples than there are folds take no part.
 
     Args:
         fit: trains once.
@@ -35,32 +48,30 @@ def with_noise_rate(fit: Fit, method: Any, data: Data) -> Any:
         What the last call of `fit` returned. Its method holds the estimate.
 
     Raises:
-        ValueError: `"auto"` in regression, or without two classes of three samples each.
+        ValueError: `"auto"` without two classes of three samples each, or with fewer than nine targets.
     """
     if method.noise_rate != "auto":
         return fit(method, data)
-    rate, (low, high), doubtful = estimated(fit, method, data)
+    rate, (low, high), doubt = (of_targets if data.classes is None else of_labels)(fit, method, data)
     fit.note(
         f"noise_rate={rate:.3g}, estimated by cross-validation (95 % interval {low:.3g} to {high:.3g})",
         cv_noise_rate=rate,
         cv_noise_interval=[low, high],
     )
-    if doubtful:
+    if doubt:
         warnings.warn(
             f"noise_rate='auto' came to {rate:.2g} (95 % interval {low:.2g} to {high:.2g}), which is little to go by: "
-            f"networks trained for {LENGTH:g} of the epochs hardly tell the classes apart; train for longer, or give a "
-            "number",
+            f"{doubt}; train for longer, or give a number",
             stacklevel=2,
         )
     return fit(told(method, rate), data)
 
 
-def estimated(fit: Fit, method: Any, data: Data) -> tuple[float, tuple[float, float], bool]:
-    """The share of wrong labels (the same on every rank), its 95 % interval, and whether it is to be doubted."""
-    if data.classes is None:
-        raise ValueError("noise_rate='auto' is for classification: give the share of corrupted targets as a number")
+def of_labels(fit: Fit, method: Any, data: Data) -> Estimate:
+    """The share of wrong classes."""
     from labelproof.issues import estimate_noise  # pandas, only where it is needed
 
+    classes = np.asarray(data.classes)
     counts = np.bincount(data.y, minlength=data.num_classes)
     frequent = counts >= FOLDS
     if frequent.sum() < 2:
@@ -78,10 +89,49 @@ def estimated(fit: Fit, method: Any, data: Data) -> tuple[float, tuple[float, fl
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")  # of probabilities the user never saw: told in other words
         kept = prob[:, frequent] / prob[:, frequent].sum(1, keepdims=True)
-        estimate = estimate_noise(data.classes[part.y], kept, classes=data.classes[frequent])
+        estimate = estimate_noise(classes[part.y], kept, classes=classes[frequent])
     low, high = estimate.interval
     doubtful = high - low > WIDE or any("says nothing about the labels" in str(w.message) for w in said)
-    return of_first_rank(round(min(estimate.rate, HIGHEST), 4)), (low, high), doubtful
+    doubt = f"networks trained for {LENGTH:g} of the epochs hardly tell the classes apart" if doubtful else ""
+    return Estimate(_shared(estimate.rate), (low, high), doubt)
+
+
+def of_targets(fit: Fit, method: Any, data: Data) -> Estimate:
+    """The share of wrong targets of a regression."""
+    from labelproof.issues import estimate_target_noise
+
+    if len(data) < FOLDS**2:
+        raise ValueError(
+            f"noise_rate='auto' needs at least {FOLDS**2} samples, and there are {len(data)}: give a number"
+        )
+    careful = told(method, FOLDS_TOLD)
+    with warnings.catch_warnings():  # as above
+        warnings.filterwarnings("ignore", "batch_size=|warmup=")
+        predicted = cross_val_targets(
+            lambda fold, name: fit(careful, fold, stage=f"noise-rate-{name}", length=FOLDS_LENGTH), data, folds=FOLDS
+        )
+    estimate = estimate_target_noise(data.y, predicted)
+    low, high = estimate.interval
+    explained = 1 - float(np.mean((_spread(data.y - predicted) / _spread(data.y)) ** 2))
+    doubt = ""
+    if explained < LEAST_EXPLAINED:
+        doubt = (
+            f"the networks explain {max(explained, 0):.0%} of the spread of the targets, and wrong targets hide among "
+            "their errors"
+        )
+    elif high - low > WIDE:
+        doubt = "the networks' errors on wrong targets and on correct ones are much alike"
+    return Estimate(_shared(estimate.rate), (low, high), doubt)
+
+
+def _spread(values: Any) -> Any:
+    """Median absolute deviation of each column, never 0."""
+    spread = np.median(np.abs(values - np.median(values, axis=0)), axis=0)
+    return np.where(spread > 0, spread, np.maximum(np.std(values, axis=0), np.finfo(float).tiny))
+
+
+def _shared(rate: float) -> float:
+    return of_first_rank(round(min(rate, HIGHEST), 4))
 
 
 def told(method: Any, rate: float) -> Any:

@@ -223,8 +223,9 @@ def residuals(run: RunRecord) -> Chart | None:
 
     if run.issues is None or run.issues.empty:
         return None
+    predicted = "suggested_value" if "suggested_value" in run.issues else "suggested"  # lists of older versions
     given, suggested = (
-        pd.to_numeric(run.issues[name], errors="coerce").to_numpy(dtype=np.float64) for name in ("given", "suggested")
+        pd.to_numeric(run.issues[name], errors="coerce").to_numpy(dtype=np.float64) for name in ("given", predicted)
     )
     residual = given - suggested
     flagged = run.issues["flagged"].to_numpy(dtype=bool)

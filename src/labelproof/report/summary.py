@@ -44,8 +44,9 @@ def cards(run: RunRecord) -> list[Card]:
         precision = run.number("flagged_precision")
         notes += [f"{percent(precision)} of them really are"] if precision is not None and flagged else []
         found.append(Card("Labels that look wrong", count(flagged), ", ".join(notes)))
-    if (rate := run.number("noise_rate")) is not None:
-        bounds = interval(run.section("result").get("noise_interval"))
+    kind = "target_noise" if run.regression else "noise"
+    if (rate := run.number(f"{kind}_rate")) is not None:
+        bounds = interval(run.section("result").get(f"{kind}_interval"))
         notes = [f"95\u00a0% interval {bounds}"] if bounds else []
         true_rate = run.number("true_rate")
         notes += [f"in truth {percent(true_rate)}"] if true_rate is not None else []

@@ -96,7 +96,8 @@ def suspicious(run: RunRecord) -> Table | None:
 
 
 def _labels(run: RunRecord, row: Mapping[Any, Any]) -> tuple[str, str, str, str]:
-    given, suggested = _value(run, row["given"]), _value(run, row["suggested"])
+    # In regression the model's value says more than what stays as given where nothing is flagged.
+    given, suggested = _value(run, row["given"]), _value(run, row.get("suggested_value", row["suggested"]))
     return short(row["id"], _WIDE), given, suggested, probability(row["p_wrong"])
 
 

@@ -214,10 +214,11 @@ def _findings(run: RunRecord, who: str) -> list[str]:
         return []
     total = f" of {count(run.num_samples)}" if run.num_samples else ""
     found = f"{count(flagged) if flagged else 'None'}{total} labels {'were' if who else 'are'} flagged{who} as wrong"
-    rate = run.number("noise_rate")
+    kind = "target_noise" if run.regression else "noise"
+    rate = run.number(f"{kind}_rate")
     if rate is None:
         return [f"{found}."]
-    bounds = interval(run.section("result").get("noise_interval"))
+    bounds = interval(run.section("result").get(f"{kind}_interval"))
     estimate = f"; {percent(rate)} are estimated to be wrong" + (f" (95{_NBSP}% interval {bounds})" if bounds else "")
     true_rate = run.number("true_rate")
     return [f"{found}{estimate}" + (f", {percent(true_rate)} really are." if true_rate is not None else ".")]
