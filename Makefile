@@ -35,6 +35,7 @@ bench: $(READY)  ## what engine, methods and losses cost, as ratios in one run e
 	$(BIN)/python benchmarks/overhead.py --methods --rounds 9 --out benchmarks/results/methods.json
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses.json
 	$(BIN)/python benchmarks/two_networks.py --out benchmarks/results/two_networks.json
+	$(BIN)/python benchmarks/gradnorm.py --out benchmarks/results/gradnorm.json
 
 table: $(READY)  ## the tables of docs/results.md, images and regression; resumes, about 6 hours on 2 cores
 	$(BIN)/python benchmarks/mnist_table.py --jobs 2

@@ -1,6 +1,6 @@
 """What norms of per-sample gradients cost, ours against opacus and torch.func; and what a step of PRL costs.
 
-    pip install opacus
+    pip install 'labelproof[bench]'
     python benchmarks/gradnorm.py --out benchmarks/results/gradnorm.json
 
 Each round takes the norms of one batch by each contender, in rotating order; ratios are taken within the round, of the

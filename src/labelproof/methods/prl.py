@@ -1,6 +1,6 @@
 r"""PRL: provable robustness to arbitrary corruption, by dropping the samples whose gradients are largest.
 
-Liu, Sun, Wang, Tan, Tang, Zhou: "Learning Deep Neural Networks under Agnostic Corrupted Supervision", ICML 2021.
+Liu, Sun, Wang, Tan, Zhou: "Learning Deep Neural Networks under Agnostic Corrupted Supervision", ICML 2021.
 
     (1)  s_i = ‖∂ℓ_i/∂f(x_i)‖           PRL-L: ‖p_i − onehot(ỹ_i)‖ in classification, ‖f(x_i) − ỹ_i‖ in regression;
                                        with `features` times (‖h_i‖² + 1)^½, h_i what the last layer sees: of its W, b
