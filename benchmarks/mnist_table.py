@@ -270,8 +270,7 @@ def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
     passes, wall, cpu = Passes(), time.perf_counter(), time.process_time()
 
     def network(in_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-        # the memory layout that is faster on a CPU
-        return passes.watch(build(row.network, in_shape, num_outputs).to(memory_format=torch.channels_last))
+        return passes.watch(build(row.network, in_shape, num_outputs))  # the engine chooses the memory layout
 
     result: dict[str, Any] = {}
     try:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from labelproof import cli
 from labelproof.engine.settings import Settings
-from labelproof.flags import Parser, add_training
+from labelproof.flags import DEFAULT_METHODS, Parser, add_training
 from labelproof.methods import METHODS
 from tests.toy import blobs, line, same
 
@@ -198,8 +199,10 @@ def test_unusual_targets_go_through(prices: pd.DataFrame, tmp_path: Path, kind: 
         table = pd.read_csv(path)
         np.testing.assert_allclose(table["given"], y[table["id"]], rtol=1e-15)
         assert np.isfinite(table["suggested"]).all()
+        assert np.isfinite(table["p_wrong"]).all()
         if kind in ("1e30", "1e300"):
             assert table["id"][0] == 7
+            assert table["flagged"][0]
     result = json.loads((tmp_path / "run" / "run.json").read_text())
     assert result["method"]["name"] == "prl-l"
 
@@ -219,6 +222,54 @@ def test_the_default_method_and_network_follow_task_and_method(
         out = tmp_path / method
         run("train", "digits", "--subset", "64", "--method", method, "--epochs", "1", "--out", out, "--quiet")
         assert json.loads((out / "run.json").read_text())["network"]["name"] == network
+
+
+def test_options_of_the_default_method_work_without_naming_the_task(prices: pd.DataFrame, tmp_path: Path) -> None:
+    """What the data makes decides which default method is trained, after the flags were read."""
+    prices.to_csv(tmp_path / "t.csv", index=False)
+    words = ["--label", "price", "--epochs", "1", "--quiet", "--noise-rate", "0.3", "--features"]
+    run("train", tmp_path / "t.csv", *words, "--out", tmp_path / "run")
+    method = json.loads((tmp_path / "run" / "run.json").read_text())["method"]
+    assert method["name"] == "prl-l"
+    assert method["params"] == {**METHODS["prl-l"]().get_params(), "noise_rate": 0.3, "features": True}
+    run("find", tmp_path / "t.csv", *words, "--out", tmp_path / "issues.csv")
+    run("train", "digits", "--subset", "64", "--epochs", "1", "--quiet", "--lam", "7", "--out", tmp_path / "digits")
+    method = json.loads((tmp_path / "digits" / "run.json").read_text())["method"]
+    assert method == {**method, "name": "elr", "params": {"lam": 7.0, "beta": 0.7}}
+
+
+def test_options_of_the_other_default_method_are_refused_before_training(
+    prices: pd.DataFrame, flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "t.csv", tmp_path / "run"
+    prices.to_csv(path, index=False)
+    for command in ("train", "find"):
+        for words in (["--lam", "7"], ["--lam=3.0"], ["--noise-rate", "0.3", "--lam", "3"]):
+            said = fails(capsys, command, path, "--label", "price", *words, "--out", out.with_suffix(".csv"))
+            assert (
+                "--lam is an option of --method elr, but these labels make a regression task, which is for --method "
+                "prl-l where none is given: leave it out; or say --task classification if that is what it is" in said
+            )
+        for words in (["--noise-rate", "0.3"], ["--no-features"], ["--num_gradual", "3"]):
+            said = fails(capsys, command, flowers, "--label", "species", *words, "--out", out.with_suffix(".csv"))
+            assert "is an option of --method prl-l, but these labels make a classification task, which is for" in said
+            assert "; ask for --method " in said
+            assert re.search(r"prl-l.*; or say --task regression if", said)
+    mine = recipe_file(tmp_path, "lam = 2.0\nepochs = 1")
+    assert "--lam is an option of" in fails(capsys, "train", path, "--label", "price", "--recipe", mine, "--out", out)
+    assert not out.exists()
+    assert not out.with_suffix(".csv").exists()
+
+
+def test_default_methods_share_no_option() -> None:
+    """While the task is unknown a flag must have one meaning and one default."""
+    elr, prl = (set(METHODS[name].param_names()) for name in DEFAULT_METHODS.values())
+    assert not elr & prl
+    parser = Parser(prog="t", allow_abbrev=False)
+    add_training(parser, [])
+    given = vars(parser.parse_args([]))
+    for name in DEFAULT_METHODS.values():
+        assert {k: given[k] for k in METHODS[name].param_names()} == METHODS[name]().get_params()
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1", "1.5", "nan", "abc"])
@@ -294,7 +345,8 @@ def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -
     assert "unknown method 'erl': did you mean 'elr'?" in fails(capsys, "train", flowers, "--method", "erl")
     assert (
         "unknown flag --noise-rate: it is an option of --method co-prl-g, co-prl-l, co-teaching, co-teaching+, "
-        "mentornet, prl-g, prl-l, self-paced or trimmed;" in fails(capsys, "train", flowers, "--noise-rate", "0.2")
+        "mentornet, prl-g, prl-l, self-paced or trimmed;"
+        in fails(capsys, "train", flowers, "--method", "ce", "--noise-rate", "0.2")
     )
     assert "missing: data. See labelproof train --help" in fails(capsys, "train")
     text = fails(capsys, "train", flowers, "--label", "specie")
@@ -483,6 +535,22 @@ def test_a_recipe_with_another_method_or_other_data(flowers: Path, tmp_path: Pat
     assert (record["method"]["name"], record["settings"]["epochs"]) == ("ce", 2)
     assert record["data"]["classes"] == ["iris", "lily", "rose"]
     assert "lam" not in record["method"]["params"]
+
+
+def test_a_recipe_without_a_method_is_one_for_the_task(prices: pd.DataFrame, tmp_path: Path) -> None:
+    prices.to_csv(tmp_path / "t.csv", index=False)
+    for train, words, name, params in (
+        ('task = "regression"\nnoise-rate = 0.3', [], "prl-l", {"noise_rate": 0.3}),
+        ("noise-rate = 0.3", [], "prl-l", {"noise_rate": 0.3}),
+        ("noise-rate = 0.3\nlam = 2.0", ["--method", "mse"], "mse", {}),
+        ("noise-rate = 0.3\nlam = 2.0", ["--method", "prl-l"], "prl-l", {"noise_rate": 0.3}),
+    ):
+        mine, out = recipe_file(tmp_path, train), tmp_path / "run"
+        how = ["--label", "price", "--recipe", mine, "--epochs", "1", "--quiet", "--out", out]
+        run("train", tmp_path / "t.csv", *how, *words)
+        method = json.loads((out / "run.json").read_text())["method"]
+        shutil.rmtree(out)
+        assert (method["name"], {k: method["params"][k] for k in params}) == (name, params)
 
 
 def test_mistakes_about_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

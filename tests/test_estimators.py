@@ -236,6 +236,8 @@ def test_targets_are_listed_as_they_were_given() -> None:
         ),
         ([*range(19), "3 kg"], r"y holds '3 kg' in row 19, the first of 1 that are no numbers: regression needs plain"),
         (["cat"] * 20, r"y holds 'cat' in row 0, .* classes are for NoisyLabelClassifier"),
+        ([10**400, *range(19)], r"Input y contains infinity .* Of 20 targets 1 are .* the first in row 0: drop"),
+        ([*range(18), -(10**5000), "3 kg"], r"y holds '3 kg' in row 19, the first of 1 that are no numbers"),
         ([[1.0, 2.0], [3.0]] * 10, r"y has rows of different lengths: give each sample the same number of targets"),
         (np.zeros((20, 2, 2)), r"y has shape \(20, 2, 2\): targets must be \(N,\) or \(N, T\)"),
         (3.0, r"y has shape \(\): targets must be"),
@@ -285,7 +287,10 @@ def test_one_gross_error_does_not_matter() -> None:
     y[7] = 1e300
     reg = lp.NoisyLabelRegressor(epochs=30, batch_size=32, lr=0.02).fit(data.x, y)
     assert reg.score(np.delete(data.x, 7, 0), np.delete(y, 7)) > 0.9
-    assert reg.find_issues()["id"].iloc[0] == 7
+    issues = reg.find_issues()
+    assert issues["id"].iloc[0] == 7
+    assert issues["flagged"].iloc[0]
+    assert np.isfinite(issues["p_wrong"]).all()
 
 
 def test_half_of_the_targets_may_be_equal() -> None:

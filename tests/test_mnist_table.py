@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 
 from labelproof.data import catalog
@@ -127,6 +128,23 @@ def test_rows_with_another_network(table: ModuleType) -> None:
     assert result["params"]["noise_rate"] == table.NOISES[0].rate
     table.Job("cross-entropy, GroupNorm", table.NOISES[0], 0).path.write_text(json.dumps(made["cross-entropy"]))
     assert table.finished(table.Job("cross-entropy, GroupNorm", table.NOISES[0], 0)) is None, "of the other network"
+
+
+def test_networks_are_laid_out_as_the_engine_does(table: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels last is faster between BatchNorm, slower between GroupNorm."""
+    seen, train = [], table.runs.train
+
+    def spy(*args: object, **options: object) -> object:
+        done = train(*args, **options)
+        four = [p for p in done.fitted.nets[0].parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+        seen.append({p.is_contiguous(memory_format=torch.channels_last) for p in four})
+        return done
+
+    monkeypatch.setattr(table.runs, "train", spy)
+    monkeypatch.setattr(table, "NOISES", table.NOISES[:1])
+    for title in ("cross-entropy", "cross-entropy, GroupNorm"):
+        assert table.main(["--only", title]) == 0
+    assert seen == [{True}, {False}]
 
 
 def test_verified_images_are_right_in_training_too(table: ModuleType) -> None:

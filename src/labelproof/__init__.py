@@ -21,7 +21,9 @@ _WHERE = {
     "NoisyLabelRegressor": "labelproof.estimators:NoisyLabelRegressor",
     "available_methods": "labelproof.methods:available_methods",
     "estimate_noise": "labelproof.issues:estimate_noise",
+    "estimate_target_noise": "labelproof.issues:estimate_target_noise",
     "find_issues": "labelproof.issues:find_issues",
+    "find_target_issues": "labelproof.issues:find_target_issues",
     "losses": "labelproof.losses",
     "methods": "labelproof.methods",
     "networks": "labelproof.networks",
@@ -34,7 +36,9 @@ __all__ = [
     "NoisyLabelRegressor",
     "available_methods",
     "estimate_noise",
+    "estimate_target_noise",
     "find_issues",
+    "find_target_issues",
     "losses",
     "methods",
     "networks",
@@ -47,7 +51,7 @@ if TYPE_CHECKING:
     from labelproof.data import noise
     from labelproof.data.indexed import with_index
     from labelproof.estimators import NoisyLabelClassifier, NoisyLabelRegressor
-    from labelproof.issues import estimate_noise, find_issues
+    from labelproof.issues import estimate_noise, estimate_target_noise, find_issues, find_target_issues
     from labelproof.methods import available_methods
 
 

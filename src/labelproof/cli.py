@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import shlex
 import sys
 import warnings
@@ -30,6 +31,7 @@ from labelproof.flags import (
     add_train,
     add_training,
     check_recipe,
+    check_typed,
     dashes,
     of_recipe,
     stop,
@@ -305,7 +307,9 @@ def _settings(args: dict[str, Any]) -> Settings:
 
 
 def _method(args: dict[str, Any], data: Any) -> Any:
-    kind = get_method(args["method"] or DEFAULT_METHODS["regression" if data.classes is None else "classification"])
+    task = "regression" if data.classes is None else "classification"
+    kind = get_method(args["method"] or DEFAULT_METHODS[task])
+    check_typed(args["words"], kind, task)
     return kind(**{name: args[name] for name in kind.param_names() if name in args})
 
 
@@ -333,6 +337,8 @@ def _reading(args: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `readers.read`."""
     names = ("label", "task", "id_column", "image_column", "image_size", "truth", "data_dir")
     options = {name: args[name] for name in names}
+    if options["task"] == "auto" and args.get("method") and get_method(args["method"]).tasks == {"regression"}:
+        options["task"] = "regression"
     return {**options, "drop": [name.strip() for name in (args["drop"] or "").split(",") if name.strip()]}
 
 
@@ -371,10 +377,18 @@ def _inject(data: Any, text: str, seed: int, **options: Any) -> tuple[Any, Any]:
     import numpy as np
 
     from labelproof.data import noise
+    from labelproof.data.noise_models import KINDS
 
     if data.truth is not None:
         raise ValueError(f"--noise {text}: the labels of {data.name} are noisy already; leave --noise out")
     spec = noise.parse(text)
+    if noise.of_targets(spec.kind) != (data.classes is None):
+        are, others = ("numbers", "classes") if data.classes is None else ("classes", "numbers")
+        fitting = [k for k in KINDS if noise.of_targets(k) == (data.classes is None)]
+        raise ValueError(
+            f"--noise {text}: {spec.kind} is for {others}, and the labels of {data.name} are {are}, for which there "
+            f"are {', '.join(fitting)} (or say --task)"
+        )
     x = data.x if data.is_array else None
     if data.classes is None:
         made = noise.inject(data.y.squeeze(1) if data.y.shape[1] == 1 else data.y, spec.kind, spec.rate, seed=seed, x=x)
@@ -428,7 +442,10 @@ def _show_run(run: Any, written: Path) -> None:
     if "test_accuracy" in result:
         lines.append(f"test accuracy after the last epoch  [bold]{result['test_accuracy']:.2%}[/]")
     if "test_rmse" in result:
-        lines.append(f"test RMSE after the last epoch  [bold]{result['test_rmse']:.4g}[/]")
+        lines.append(f"test RMSE after the last epoch  [bold]{_number(result['test_rmse'])}[/]")
+    if "test_rmse_at_best_val" in result:
+        best = _number(result["test_rmse_at_best_val"])
+        lines.append(f"at the best noisy validation (epoch {result['best_val_epoch']})  {best}")
     if "test_accuracy_at_best_val" in result:
         best = f"{result['test_accuracy_at_best_val']:.2%}"
         lines.append(f"at the best noisy validation (epoch {result['best_val_epoch']})  {best}")
@@ -443,8 +460,18 @@ def _show_run(run: Any, written: Path) -> None:
     for column in ("rank", "id", "given", "suggested", "p_wrong"):
         table.add_column(column)
     for row in issues.head(10).itertuples():
-        values = (row.rank, row.id, row.given, getattr(row, "suggested_value", row.suggested))
-        shown = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
+        suggested = f"{row.suggested_value:.{_decimals(row.scale)}f}" if "scale" in issues else row.suggested
+        values = (row.rank, row.id, row.given, suggested)
+        shown = [f"{v:.10g}" if isinstance(v, float) else str(v) for v in values]
         table.add_row(*map(escape, shown), f"{row.p_wrong:.3f}")
     console.print(table, highlight=False)
     console.print(f"written to {escape(str(written))}", highlight=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _decimals(scale: float) -> int:
+    """Digits after the point that say something, where errors are of this size."""
+    return min(9, max(0, 1 - math.floor(math.log10(scale)))) if 0 < scale < math.inf else 4

@@ -59,7 +59,7 @@ def run_demo(out: Path, *, seeds: int = 3) -> None:
                 verbose=1 if seed == 0 else 0,
                 command=f"labelproof demo --out {out}",
             )
-            if name == "ce" and run.noise is not None:
+            if name == "ce":
                 estimate = run.noise.rate
             runs.setdefault(name, []).append(run)
     page = write_report([out / name for name in runs], out / "report.html")

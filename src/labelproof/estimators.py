@@ -339,7 +339,7 @@ def _numbers(y: Any) -> NDArray[Any]:
 
 def _parsed(values: NDArray[Any]) -> NDArray[np.float64]:
     """Objects as numbers, what is missing as NaN."""
-    flat = pd.Series(values.reshape(-1), dtype=object)
+    flat = pd.Series(values.reshape(-1), dtype=object).map(_or_infinite)
     flat = flat.where(flat.notna(), np.nan)
     try:
         return flat.to_numpy(dtype=np.float64).reshape(values.shape)
@@ -351,6 +351,17 @@ def _parsed(values: NDArray[Any]) -> NDArray[np.float64]:
             "are no numbers: regression needs plain numbers, with a decimal point and without a unit; classes are for "
             "NoisyLabelClassifier"
         ) from error
+
+
+def _or_infinite(value: Any) -> Any:
+    """The value, or what a number beyond float64 is nearest to: 10**400, or a fraction of such numbers."""
+    try:
+        float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+    except (TypeError, ValueError):
+        pass  # whose row will be named
+    return value
 
 
 def _same_length(x: Any, y: NDArray[Any]) -> None:

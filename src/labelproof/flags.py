@@ -13,7 +13,7 @@ from docstring_parser import parse as parse_docstring
 from rich.console import Console
 from rich.markup import escape
 
-from labelproof.core.method import STREAMS
+from labelproof.core.method import STREAMS, Method
 from labelproof.core.registry import did_you_mean
 from labelproof.engine.settings import Settings
 from labelproof.methods import METHODS, available_methods, get_method
@@ -50,12 +50,11 @@ class Parser(jsonargparse.ArgumentParser):
         if unknown:
             flags = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
             word = unknown[1][2:].replace("-", "_")
-            owners = [n for n, m in METHODS.items() if word in {*m.param_names(), *m.streams}]
+            owners = owners_of(word)
             if unknown[1] == "--recipe":
                 hint = ": recipes are for labelproof train;"
             elif owners:
-                named = " or ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
-                hint = f": it is an option of --method {named};"
+                hint = f": it is an option of --method {any_of(owners)};"
             else:
                 hint = did_you_mean(unknown[1], flags)
             message = f"unknown flag {unknown[1]}{hint} see {self.prog} --help"
@@ -79,6 +78,16 @@ class Parser(jsonargparse.ArgumentParser):
             )
             message = f"--{flag}: {choices}"
         stop(self.origin + message)
+
+
+def owners_of(word: str) -> list[str]:
+    """Names of the methods that have an option or a stream of that name."""
+    return [n for n, m in METHODS.items() if word in {*m.param_names(), *m.streams}]
+
+
+def any_of(names: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def stop(message: str) -> NoReturn:
@@ -112,6 +121,45 @@ def without(flag: str, words: Sequence[str]) -> list[str]:
     """
     before = ["", *words]
     return [w for w, b in zip(words, before, strict=False) if flag not in (w, b) and not w.startswith(f"{flag}=")]
+
+
+def candidates(words: Sequence[str]) -> list[type[Method]]:
+    """The methods that may be trained: the one asked for, or else the default of each task that the data may make.
+
+    Raises:
+        ValueError: the method is unknown.
+
+    >>> [m.name for m in candidates(["--task", "regression"])], [m.name for m in candidates([])]
+    (['prl-l'], ['elr', 'prl-l'])
+    """
+    named = value_of("--method", words) or DEFAULT_METHODS.get(value_of("--task", words) or "")
+    return [get_method(name) for name in ([named] if named else DEFAULT_METHODS.values())]
+
+
+def check_typed(words: Sequence[str], method: type[Method], task: str) -> None:
+    """Refuse options of the default method of one kind of task where the data makes another.
+
+    Args:
+        words: of the command line and of a recipe.
+        method: what will be trained.
+        task: kind that the labels make.
+
+    Raises:
+        ValueError: an option was given that `method` lacks.
+    """
+    typed = {w.partition("=")[0].removeprefix("--").removeprefix("no-") for w in words if w.startswith("--")}
+    for other in candidates(words):
+        for name in other.param_names():
+            flag = name.replace("_", "-")
+            if name in method.param_names() or flag not in typed:
+                continue
+            fitting = [n for n in owners_of(name) if task in METHODS[n].tasks]
+            remedies = ["leave it out"] + [f"ask for --method {any_of(fitting)}"] * bool(fitting)
+            remedies += [f"say --task {kind} if that is what it is" for kind in DEFAULT_METHODS if kind != task]
+            raise ValueError(
+                f"--{flag} is an option of --method {other.name}, but these labels make a {task} task, which is for "
+                f"--method {method.name} where none is given: {'; '.join(remedies[:-1])}; or {remedies[-1]}"
+            )
 
 
 def add_signature(parser: Any, source: Callable[..., Any], title: str, skip: Sequence[str] = ()) -> None:
@@ -158,7 +206,7 @@ def add_data(parser: Any, *, required: bool = True) -> None:
 
 
 def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) -> None:
-    """Method, network, the options of the method that `words` choose, and the settings."""
+    """Method, network, the options of the method that `words` choose, or may choose, and the settings."""
     default, regression = DEFAULT_METHODS["classification"], DEFAULT_METHODS["regression"]
     names = ", ".join(available_methods())
     parser.add_argument(
@@ -171,11 +219,14 @@ def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) ->
         help="auto (cnn for images, cnn-gn for methods that need GroupNorm, else mlp), mlp, or cnn, cnn9, resnet18, "
         "resnet32, resnet34, preact-resnet18, each with BatchNorm or, as in cnn-gn, with GroupNorm",
     )
-    chosen = value_of("--method", words) or DEFAULT_METHODS.get(value_of("--task", words) or "", default)
-    for name in get_method(chosen).streams:
-        if name != "train":
-            parser.add_argument(f"--{name}", type=str, required=True, help=STREAMS.get(name, "further data"))
-    add_signature(parser, get_method(chosen), f"options of --method {chosen}")
+    methods = candidates(words)
+    for method in methods:
+        for name in method.streams:
+            if name != "train":
+                parser.add_argument(f"--{name}", type=str, required=True, help=STREAMS.get(name, "further data"))
+        default_for = [f", for {task}" for task, name in DEFAULT_METHODS.items() if name == method.name]
+        title = f"options of --method {method.name}" + "".join(default_for * (len(methods) > 1))
+        add_signature(parser, method, title)
     add_signature(parser, Settings, "training", skip)
 
 
@@ -202,12 +253,13 @@ def of_recipe(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
     Raises:
         ValueError: a method is unknown.
     """
-    own = get_method(str(recipe.train.get("method", "elr")))
+    own = candidates([f"--{key}={recipe.train[key]}" for key in ("method", "task") if key in recipe.train])
     typed = value_of("--method", words)
-    other = typed is not None and get_method(typed) is not own
+    others = [method for method in own if method is not get_method(typed)] if typed is not None else []
+    gone = {name for method in others for name in method.param_names()}
     given = []
     for key, value in recipe.train.items():
-        if key == "data" or (other and key in own.param_names()):
+        if key == "data" or key.replace("-", "_") in gone:
             continue
         flag = key.replace("_", "-")
         given.append((f"--{flag}" if value else f"--no-{flag}") if isinstance(value, bool) else f"--{flag}={value}")
@@ -232,9 +284,8 @@ def check_recipe(recipe: Recipe) -> None:
     except ValueError as error:
         raise ValueError(f"{origin}{error}") from error
     given = vars(parser.parse_args(words))
-    method = get_method(given["method"] or "elr")
     try:
-        for made in (method, Settings):
+        for made in (*candidates(words), Settings):
             made(**{name: given[name] for name in inspect.signature(made).parameters})
     except ValueError as error:
         raise ValueError(f"{origin}{error}") from error

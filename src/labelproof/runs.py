@@ -38,17 +38,18 @@ from labelproof.issues import (
     NoiseEstimate,
     TargetNoiseEstimate,
     estimate_noise,
-    estimate_target_noise,
     find_issues,
-    find_target_issues,
     save_issues,
     summarise,
 )
+from labelproof.issues.regression import robust_spread
+from labelproof.issues.target_noise import examine_targets
 from labelproof.methods import method_name
 from labelproof.networks.factory import NetworkLike, as_factory, network_name
 
 _GALLERY = 48
 _WIDEST = 500  # columns that say where targets are noisier; more take longer than they are worth
+_LEAST_EXPLAINED = 0.2  # share of the targets' spread; with less a list of wrong targets is one of rare ones
 
 
 @dataclass
@@ -126,6 +127,7 @@ def train(
     issues, noise = _findings(fitted)
     result = {**_result(fitted, issues, noise), **fitted.figures}
     result |= {"notes": fitted.notes} if fitted.notes else {}
+    result = _finite(result)
     result["seconds"] = round(fitted.seconds_before + fitted.history[-1]["seconds"], 2)
     result["seconds_with_report"] = round(time.perf_counter() - began, 2)
     run = Run(fitted, issues, noise, result, folder)
@@ -154,8 +156,8 @@ def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | TargetNoise
         targets = data.y if data.given is None else data.given.reshape(data.y.shape)
         x = data.x
         features = x if isinstance(x, np.ndarray) and x.ndim == 2 and x.shape[1] <= _WIDEST else None
-        issues = find_target_issues(targets, belief, features=features, ids=data.ids, evidence=evidence)
-        return issues, estimate_target_noise(targets, belief, features=features)
+        _warn_unexplained(targets, belief)
+        return examine_targets(targets, belief, features=features, ids=data.ids, evidence=evidence)
     labels, classes = data.classes[data.y], data.classes  # not codes, which could be taken for labels that are numbers
     with _in_terms_of_training():
         issues = find_issues(
@@ -164,6 +166,21 @@ def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | TargetNoise
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same remarks as find_issues has just made
         return issues, estimate_noise(labels, belief, classes=classes)
+
+
+def _warn_unexplained(targets: np.ndarray[Any, Any], belief: np.ndarray[Any, Any]) -> None:
+    """Say where a network has hardly learned anything: the largest residuals are then the rarest targets."""
+    given = np.asarray(targets, dtype=np.float64)
+    spread = robust_spread(given)
+    known = spread > 0
+    explained = 1 - float(np.mean((robust_spread(given - belief)[known] / spread[known]) ** 2)) if known.any() else 0.0
+    if explained < _LEAST_EXPLAINED:
+        warnings.warn(
+            f"the network explains {max(explained, 0):.0%} of the spread of the targets, so that neither the list of "
+            "wrong targets nor their estimated number can be trusted: train for more epochs, with another lr, or on "
+            "more informative columns",
+            stacklevel=4,
+        )
 
 
 #: What the list warns of, said to somebody who trained and brought no probabilities of his own.
@@ -262,7 +279,7 @@ def _opened(folder: Path | None, record: Mapping[str, Any], resume: bool) -> Ite
         raise OSError(f"cannot write to the output folder {folder} ({error}): choose another with --out") from error
     try:
         if not checkpoint.begun(folder):
-            write_text(folder / "run.json", json.dumps(record, indent=1))
+            write_text(folder / "run.json", _json(record))
         yield
     except Exception:
         if not checkpoint.begun(folder):
@@ -321,8 +338,20 @@ def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | TargetN
             result["true_rate"] = float((data.truth != data.y).mean())
             result["true_transition"] = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).round(5).tolist()
     result["peak_memory_mb"] = _peak_memory(fitted.settings)
-    # JSON has no NaN: what is undefined (precision with nothing flagged) is null
-    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in result.items()}
+    return result
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(record), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is undefined (precision with nothing flagged) is null, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _peak_memory(settings: Settings) -> float | None:
@@ -354,7 +383,7 @@ def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
     if run.fitted.paths:
         density = torch.stack(run.fitted.paths).numpy().astype(np.uint32)
         atomically(folder / "simplex.npz", lambda partial: np.savez_compressed(partial, density=density))
-    write_text(folder / "run.json", json.dumps(record, indent=1))
+    write_text(folder / "run.json", _json(record))
     write_report(folder)
 
 

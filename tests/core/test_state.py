@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset, WeightedRandomSampler
 
-from labelproof.core.state import SampleParameter, SampleTable
+from labelproof.core.state import RunningScale, SampleParameter, SampleTable
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.floats(0, 0.99))
@@ -111,3 +111,16 @@ def test_an_overflow_does_not_poison_the_memory(memory: str) -> None:
     assert table.rows(index).isfinite().all()
     torch.testing.assert_close(table.rows(index)[:2], torch.full((2, 4), 0.25))
     assert table.rows(index)[2, 0] > 0.5
+
+
+def test_a_running_scale_moves_in_training_only_and_is_in_checkpoints() -> None:
+    s, r = RunningScale(0.5), torch.tensor([[-1.0], [0.0], [1.0]])
+    one = 1 / 0.674490  # the median of |r| over that of a standard normal
+    assert float(s(7 * r, training=False)) == pytest.approx(7 * one), "before it has begun, of the batch alone"
+    assert s.value.isnan()
+    assert float(s(r, training=True)) == pytest.approx(one)
+    assert float(s(3 * r, training=True)) == pytest.approx(2 * one)
+    assert float(s(100 * r, training=False)) == float(s.value) == pytest.approx(2 * one)
+    again = RunningScale(0.5)
+    again.load_state_dict(s.state_dict())
+    assert again.value == s.value

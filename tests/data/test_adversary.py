@@ -273,6 +273,10 @@ TARGETED = [
     ({"source": 7}, "source 7 is not a label of y (0, 1, 2)"),
     ({"target": [1]}, "target [1] is not a label of y (0, 1, 2)"),
     ({"source": 3, "num_classes": 4, "pred_probs": np.full((4, 4), 0.25)}, "source 3 has no rows in y: name a class"),
+    (
+        {"target": 3, "classes": [1, 2, 3], "y": [3, 3, 3, 3]},
+        "target 3 is the label of every row of y: name another class, or leave target= out",
+    ),
 ]
 
 
@@ -285,8 +289,9 @@ def test_refusals(kind: str, options: dict[str, object], message: str) -> None:
 
 @pytest.mark.parametrize(("options", "message"), TARGETED, ids=range(len(TARGETED)))
 def test_targeted_refusals(options: dict[str, object], message: str) -> None:
+    options = dict(options)
     with pytest.raises(ValueError, match=re.escape(message)):
-        inject(Y, "adversarial-targeted", 0.5, **{"pred_probs": P, **options})
+        inject(options.pop("y", Y), "adversarial-targeted", 0.5, **{"pred_probs": P, **options})
     with pytest.raises(ValueError, match="'adversarial-loss' has no option"):
         inject(Y, "adversarial-loss", 0.5, source=1, pred_probs=P)
 

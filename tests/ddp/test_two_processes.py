@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -47,6 +48,11 @@ def test_two_processes_equal_one(name: str, one: dict[str, Any], two: list[dict[
 def test_odd_numbers_do_not_hang(two: list[dict[str, Any]]) -> None:
     assert [r["visits"] for r in two] == [3 * 96] * 2
     assert all(r["one_epoch"] for r in two)
+
+
+def test_mixup_among_the_kept_rows_finishes(two: list[dict[str, Any]]) -> None:
+    assert two[0]["mixed"] == two[1]["mixed"]
+    assert all(math.isfinite(loss) and loss > 0 for loss in two[0]["mixed"])
 
 
 def test_killed_and_resumed_on_two_processes(two: list[dict[str, Any]]) -> None:

@@ -13,9 +13,12 @@ from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
-from tests.toy import Offsets, blobs, factory, problem, same, settings, streams
+from tests.toy import Offsets, blobs, factory, line, problem, same, settings, streams
 
 CASES = {**METHODS, "offsets": Offsets}
+#: Methods for both tasks are run on classes above; here on targets, as those for regression alone are already.
+ON_TARGETS = {f"{name} on targets": METHODS[name] for name in ("prl-l", "trimmed")}
+CASES |= ON_TARGETS
 #: An estimated matrix is read at single samples, and the stage before it kept at the best epoch: a difference in the
 #: seventh digit can choose another. With a given one two processes must do what one does; see also `estimated`.
 GIVEN = {"transition": [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]}
@@ -35,6 +38,8 @@ def run(devices: int) -> dict[str, dict[str, torch.Tensor]]:
     states = {}
     for name, kind in CASES.items():
         data, test = problem(kind, 128, noise=0.2), problem(kind, 51, seed=7)
+        if name in ON_TARGETS:
+            data, test = line(128, outliers=0.2), line(51, seed=7)
         method = kind(**OPTIONS.get(name, {}))
         r = fit(method, factory(data), data, how(devices), test=test, streams=streams(kind))
         states[name] = {
@@ -64,6 +69,16 @@ def estimated(devices: int) -> torch.Tensor:
     data = blobs(256, flips=0.2)
     method = METHODS["forward"]()
     return torch.tensor(fit(method, factory(data), data, settings(epochs=6, devices=devices)).method.transition)
+
+
+def mixed(devices: int) -> list[float]:
+    """PRL-L's mixup draws among the kept rows of each rank, whose number need not be the same: last losses."""
+    options = {"noise_rate": 0.3, "num_gradual": 1, "mixup": 1.0}
+    how = settings(epochs=3, devices=devices)
+    return [
+        fit(METHODS["prl-l"](**options), factory(data), data, how).history[-1]["loss"]
+        for data in (blobs(97, flips=0.2), line(97, outliers=0.2))
+    ]
 
 
 class Killed(Exception):
@@ -106,7 +121,7 @@ def resumed(out: Path) -> dict[str, bool]:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     found = {"states": run(2), "visits": ragged(2), "one_epoch": once(2), "resumed": resumed(out)}
-    found["estimated"] = estimated(2)
+    found["estimated"], found["mixed"] = estimated(2), mixed(2)
     torch.save(found, out / f"rank{torch.distributed.get_rank()}.pt")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from labelproof.functional import ranks
 from labelproof.functional.robust_scale import FLOOR, chi_median, running_scale
 
 NOT_BEGUN = torch.tensor(torch.nan)
@@ -65,3 +66,19 @@ def test_decay_one_only_begins() -> None:
     r = torch.tensor([[-5.0], [0.0], [5.0]])
     assert running_scale(torch.tensor(2.0), r, decay=1) == 2
     assert float(running_scale(NOT_BEGUN, r, decay=1)) == pytest.approx(5 / chi_median(1))
+
+
+def test_is_that_of_the_joint_batch_and_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, theirs = torch.from_numpy(np.random.default_rng(3).normal(size=(2, 8, 2))).float()
+    calls = []
+
+    def all_gather(parts: list[torch.Tensor], rows: torch.Tensor) -> None:
+        calls.append(rows)
+        parts[0].copy_(rows)
+        parts[1].copy_(theirs + 5)
+
+    joint = running_scale(NOT_BEGUN, torch.cat([mine, theirs + 5]), decay=0.5)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(ranks.dist, "all_gather", all_gather)
+    torch.testing.assert_close(running_scale(NOT_BEGUN, mine, decay=0.5), joint)
+    assert len(calls) == 1

@@ -106,6 +106,16 @@ def test_many_wrong_neighbours_do_not_pass_for_noise(share):
     assert result["precision"] > 0.9
 
 
+def test_a_giant_moves_no_scale_further_than_a_large_error():
+    """Otherwise its logarithm alone would decide how far the others' scales differ."""
+    _, predictions, x, sd, _ = uneven(600)
+    off = np.random.default_rng(2).normal(0, sd**0.3)
+    off[5] = 1e3
+    scale = local_scale(off, predictions, x)
+    off[5] = 1e100
+    np.testing.assert_array_equal(local_scale(off, predictions, x), scale)
+
+
 def test_few_samples_have_one_scale():
     targets, predictions, x, _, _ = uneven(ENOUGH - 1)
     assert li.find_target_issues(targets, predictions, features=x)["scale"].nunique() == 1

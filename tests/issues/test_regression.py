@@ -14,6 +14,9 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
 import labelproof.issues as li
+from labelproof.data.transforms import TargetScale
+from labelproof.issues.regression import robust_spread
+from labelproof.procedures import noise_rate
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +46,9 @@ def test_gross_errors_come_first():
     assert result["recall"] > 0.99
     back = table.sort_index()
     np.testing.assert_array_equal(back["given"], targets)
-    np.testing.assert_array_equal(back["suggested_value"], predictions)
-    np.testing.assert_array_equal(back["suggested"], np.where(back["flagged"], predictions, targets))
+    usual = predictions + np.median(targets - predictions)
+    np.testing.assert_array_equal(back["suggested_value"], usual)
+    np.testing.assert_array_equal(back["suggested"], np.where(back["flagged"], usual, targets))
     assert not back["flagged"].all()
 
 
@@ -87,15 +91,88 @@ def test_one_giant_does_not_hide_the_others():
     assert result["recall"] > 0.95
 
 
+@pytest.mark.parametrize("dims", [None, 2])
+@pytest.mark.parametrize("giant", [1e12, 1e160, -1e200, 1e300])
+@pytest.mark.filterwarnings("error")
+def test_a_giant_is_flagged_and_nothing_else(giant, dims):
+    rng = np.random.default_rng(0)
+    shape = 300 if dims is None else (300, dims)
+    predictions = rng.normal(0, 5, shape)
+    targets = predictions + rng.normal(0, 1, shape)
+    targets[(7, *[0] * (dims is not None))] = giant
+    for features in (None, rng.random((300, 3))):
+        table = li.find_target_issues(targets, predictions, features=features)
+        assert np.isfinite(table.to_numpy(dtype=np.float64)).all()
+        assert table["id"].iloc[0] == 7
+        assert table["flagged"].tolist() == [True] + [False] * 299
+        noise = li.estimate_target_noise(targets, predictions, features=features)
+        assert np.isfinite([noise.rate, *noise.interval]).all()
+        assert noise.rate < 0.02
+        assert np.abs(table["suggested"]).max() < 30
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_targets_may_reach_both_ends_of_what_is_allowed():
+    """Giants of both signs, units of 1e300, and spread next to none."""
+    for targets in (np.r_[np.arange(200.0), 1e300, -1e300], np.linspace(-1e300, 1e300, 202)):
+        for predictions in (np.zeros(202), np.arange(202.0), -targets):
+            table = li.find_target_issues(targets, predictions)
+            assert np.isfinite(table.to_numpy(dtype=np.float64)).all()
+    tiny = np.random.default_rng(0).normal(size=202) * 1e-300
+    tiny[3] = 1e300
+    assert li.find_target_issues(tiny, np.zeros(202))["id"].iloc[0] == 3
+
+
+def test_more_than_half_wrong_is_warned_of_and_not_counted():
+    targets, predictions, off = line(n=2000, share=0.6)
+    for call in (li.find_target_issues, li.estimate_target_noise):
+        with pytest.warns(UserWarning, match="wrong targets came to 50%, the most that is told.*look at some") as said:
+            found = call(targets, predictions)
+        assert [each.filename for each in said] == [__file__]
+    assert off.mean() > 0.58
+    assert found.rate == 0.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_up_to_two_fifths_wrong_is_no_warning():
+    targets, predictions, _ = line(n=2000, share=0.4)
+    li.find_target_issues(targets, predictions)
+    li.estimate_target_noise(targets, predictions)
+
+
+def test_robust_spread_is_that_of_the_standardisation_of_targets():
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, [1, 1000, 1e-6, 2, 0], (301, 5))
+    values[:200, 3] = 5.0  # more than half are equal
+    values[0] = 1e300
+    values[:, 4] = 7.0
+    spread = robust_spread(values)
+    np.testing.assert_allclose(spread[:4], TargetScale.fit(values).scale[:4], rtol=1e-12)
+    others = np.abs(values[values[:, 3] != 5.0, 3] - 5.0)
+    np.testing.assert_allclose(spread[3], 1.4826 * np.median(others))
+    assert spread[4] == 0
+    np.testing.assert_array_equal(noise_rate._spread(values)[:4], spread[:4])  # and of what a quick training explains
+    assert noise_rate._spread(values)[4] > 0
+    predictions = np.zeros(100)
+    targets = np.r_[np.zeros(60), rng.normal(size=40)]
+    scale = li.find_target_issues(targets, predictions)["scale"]
+    np.testing.assert_allclose(scale, np.full(100, robust_spread(targets[:, None])[0]))
+
+
 def test_a_constant_bias_of_the_model_is_no_error():
     targets, predictions, off = line()
     moved = li.find_target_issues(targets, predictions + 100)
     np.testing.assert_array_equal(moved["id"], li.find_target_issues(targets, predictions)["id"])
     assert li.summarise(moved, off)["recall"] > 0.99
-    # ... and its range is where right targets are, not where the model puts them
+    # ... and what it suggests is where right targets are, not where the model puts them
     right = ~off[moved.index]
     assert moved["given"].between(moved["suggested_low"], moved["suggested_high"])[right].mean() > 0.9
-    assert (moved["suggested_high"] < moved["suggested_value"]).all()
+    assert moved["suggested_value"].between(moved["suggested_low"], moved["suggested_high"]).all()
+    plain = li.find_target_issues(targets, predictions)
+    for name in ("suggested", "suggested_value", "suggested_low", "suggested_high"):
+        np.testing.assert_allclose(moved[name], plain[name], atol=1e-9)
+    wrong = moved[moved["flagged"]]
+    assert np.abs(wrong["suggested"] - predictions[wrong.index]).max() < 1
 
 
 def test_the_range_holds_19_of_20_right_targets_however_many_are_wrong():
@@ -113,7 +190,8 @@ def test_a_column_further_off_brings_its_own_value_range_and_scale():
     table = li.find_target_issues(targets * units, predictions * units).sort_index()
     column = table["evidence_column"].to_numpy()
     rows = np.arange(400)
-    np.testing.assert_array_equal(table["suggested_value"], (predictions * units)[rows, column])
+    usual = (predictions + np.median(targets - predictions, axis=0)) * units
+    np.testing.assert_allclose(table["suggested_value"], usual[rows, column], rtol=1e-9)
     typical = table["scale"].groupby(column).median()
     np.testing.assert_allclose(typical / units, 1.1, atol=0.35)  # Student's t, 4 degrees of freedom: 1.10 by its median
     half = (table["suggested_high"] - table["suggested_low"]) / 2 / table["scale"]
@@ -138,6 +216,13 @@ def test_predictions_without_spread(targets):
         ([], [], {}, "targets must have shape (N,) or (N, D) and not be empty"),
         (np.ones((3, 2, 2)), np.ones((3, 2, 2)), {}, "targets must have shape (N,) or (N, D)"),
         (["a", "b", "c"], [1.0, 2, 3], {}, "targets must hold numbers"),
+        (
+            [1.0, 2, -2e300],
+            [1.0, 2, 3],
+            {},
+            "targets has values beyond ±1e+300 in 1 of 3 rows, the first is row 2: drop",
+        ),
+        ([1.0, 2, 3], [1.0, 2e300, 3], {}, "predictions has values beyond ±1e+300 in 1 of 3 rows, the first is row 1"),
         ([1.0, 2, 3], [1.0, 2, 3], {"ids": [1, 1, 2]}, "ids must be unique, but 1 stands 2 times"),
         ([1.0, 2, 3], [1.0, 2, 3], {"evidence": {"x": [1]}}, "evidence['x'] must have shape (3,)"),
         ([1.0, 2, 3], [1.0, 2, 3], {"features": [1, 2, 3]}, "features must have shape (3, F), one row of numbers"),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 
 import labelproof.issues as li
+from labelproof.issues import regression
 from labelproof.issues.regression import fit_mixture
+from labelproof.issues.target_noise import examine_targets
 
 
 def planted(share, n=3000, seed=0, size=20.0):
@@ -67,6 +72,28 @@ def test_it_agrees_with_the_list_and_takes_features():
     noise = li.estimate_target_noise(targets, predictions, features=x)
     assert noise.rate == pytest.approx(table["p_wrong"].mean(), abs=1e-3)
     assert noise.rate != li.estimate_target_noise(targets, predictions).rate
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_list_and_estimate_at_once_are_those_of_one_by_one(share, monkeypatch):
+    rng = np.random.default_rng(0)
+    targets, predictions, _ = planted(share, n=400)
+    x, ids, more = rng.random((400, 2)), np.arange(400) + 5, {"loss": rng.random(400)}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        table = li.find_target_issues(targets, predictions, features=x, ids=ids, evidence=more)
+        noise = li.estimate_target_noise(targets, predictions, features=x)
+    assert len(said) == (2 if share > 0.5 else 0)
+    calls = []
+    inner = regression.local_scale
+    monkeypatch.setattr(regression, "local_scale", lambda *given: calls.append(1) or inner(*given))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        both = examine_targets(targets, predictions, features=x, ids=ids, evidence=more)
+    assert len(calls) == 1
+    assert [each.filename for each in said] == ([__file__] if share > 0.5 else [])
+    pd.testing.assert_frame_equal(both[0], table)
+    assert both[1] == noise
 
 
 def test_errors_no_larger_than_the_models_own_are_not_counted():

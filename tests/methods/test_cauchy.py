@@ -43,7 +43,7 @@ def test_equals_the_definition_over_several_batches(c: float, decay: float, dims
         rho = [(c * s) ** 2 / 2 * np.log(1 + q / (c * s) ** 2) for q in square]
         w = np.array([1 / (1 + q / (c * s) ** 2) for q in square])
         got, x = step(m, nets, f, y)
-        assert float(m.scale) == pytest.approx(s, rel=1e-5)
+        assert float(m.scale.value) == pytest.approx(s, rel=1e-5)
         assert got.value.item() == pytest.approx(sum(rho) / 9, rel=1e-5)
         np.testing.assert_allclose(got.trust, w, rtol=1e-4)  # type: ignore[arg-type]
         got.value.backward()
@@ -57,7 +57,7 @@ def test_gross_errors_lose_their_pull() -> None:
     got, x = step(m, nets, np.zeros((20, 1)), y)
     got.value.backward()
     pull = 20 * x.grad.abs()[:, 0]  # type: ignore[union-attr]
-    assert float(pull.max()) <= 2.3849 * float(m.scale) / 2 * (1 + 1e-5)
+    assert float(pull.max()) <= 2.3849 * float(m.scale.value) / 2 * (1 + 1e-5)
     assert pull[0] > 10 * pull[1] > 100 * pull[2] > 0
     assert (got.trust[:3] < 0.02).all()  # type: ignore[index]
 
@@ -67,15 +67,15 @@ def test_passes_in_evaluation_mode_leave_the_scale() -> None:
     nets.eval()
     got, _ = step(m, nets, [[0.0], [0.0]], [[1.0], [3.0]])
     assert torch.isfinite(got.value), "before the first step its own scale is used"
-    assert m.scale.isnan()
+    assert m.scale.value.isnan()
     nets.train()
     step(m, nets, [[0.0], [0.0]], [[1.0], [3.0]])
-    before = m.scale.clone()
+    before = m.scale.value.clone()
     nets.eval()
     got, _ = step(m, nets, [[0.0], [0.0]], [[100.0], [300.0]])
-    assert torch.equal(m.scale, before)
+    assert torch.equal(m.scale.value, before)
     torch.testing.assert_close(got.trust, 1 / (1 + (torch.tensor([100.0, 300.0]) / (2.3849 * before)) ** 2))
-    assert list(m.state_dict()) == ["scale"], "in every checkpoint"
+    assert list(m.state_dict()) == ["scale.value"], "in every checkpoint"
 
 
 def test_residuals_of_nothing_are_finite() -> None:

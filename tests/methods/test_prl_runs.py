@@ -23,7 +23,7 @@ PRL = ["prl-l", "prl-g", "co-prl-l", "co-prl-g"]
 @pytest.mark.parametrize("features", [False, True])
 @pytest.mark.parametrize("epsilon", [0.1, 0.3])
 def test_arbitrary_targets_do_not_matter(epsilon: float, features: bool) -> None:
-    """An adversary who may write anything, here a million, moves least squares as far as it likes, and PRL by little.
+    """An adversary who may write anything, here a million (trained on as ten spreads), moves least squares, not PRL.
 
     In one batch: the theory is about batches of which at most a share ε is wrong.
     """
@@ -42,7 +42,7 @@ def test_arbitrary_targets_do_not_matter(epsilon: float, features: bool) -> None
         r = fit(METHODS[name](**options), lambda k: nn.Linear(6, 1), data, how)
         slope = (r.predict(np.eye(6, dtype=np.float32)) - r.predict(np.zeros((6, 6), np.float32)))[:, 0]
         errors[name] = float(np.abs(slope - truth).max())
-    assert errors.pop("mse") > 1e3
+    assert errors.pop("mse") > 0.5
     assert all(error < 0.05 for error in errors.values()), errors
 
 

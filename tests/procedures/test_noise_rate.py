@@ -227,6 +227,22 @@ def test_too_few_targets_are_refused_before_any_training() -> None:
         fit(METHODS["prl-l"](noise_rate="auto"), factory(data), data, settings())
 
 
+def test_targets_equal_in_all_but_one_fold_are_refused_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.random.default_rng(0).normal(size=(99, 4)).astype(np.float32), np.zeros((99, 1))
+    y[40] = 1
+    data = Data(x, y)
+    with pytest.raises(
+        ValueError,
+        match=r"auto' trains on 2 of 3 parts of the data, and of 99 targets 1 differ .* the same part: give a",
+    ):
+        fit(METHODS["prl-l"](noise_rate="auto"), lambda k: pytest.fail("a network was made"), data, settings())
+    y[:] = 5
+    with pytest.raises(ValueError, match=r"targets of data are constant .* was another column meant"):
+        fit(METHODS["prl-l"](noise_rate="auto"), factory(data), Data(x, y), settings())
+    y[::3] = 4
+    assert fit(METHODS["prl-l"](noise_rate="auto"), factory(data), Data(x, y), settings(epochs=1)).notes
+
+
 def test_too_few_samples_of_a_class_are_named() -> None:
     y = np.array([0, 0, 0, 0, 0, 0, 0, 1])
     data = Data(np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32), y, classes=np.arange(2))

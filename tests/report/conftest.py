@@ -289,15 +289,27 @@ def regression() -> Run:
                 "epoch": epoch,
                 "lr": 0.002 / epoch**0.25,
                 "loss": (error[:300] ** 2).mean(),
-                **{f"{k}_rmse": (v**2).mean() ** 0.5 for k, v in parts.items()},
+                "train_rmse_scaled": (parts["train"] ** 2).mean() ** 0.5 / given.std(),
+                **{f"{k}_rmse": (parts[k] ** 2).mean() ** 0.5 for k in ("val", "test")},
             }
         )
-    suggested = cross_val_predict(Ridge(), x[:n], given[:n], cv=5)
-    size = np.abs(given[:n] - suggested)
+    modelled = cross_val_predict(Ridge(), x[:n], given[:n], cv=5)
+    size = np.abs(given[:n] - modelled)
     issues, order = ranked(
-        size / (size + 120), size > 200, id=np.arange(n), given=given[:n], suggested=suggested, truth=y[:n]
+        size / (size + 120),
+        size > 200,
+        id=np.arange(n),
+        given=given[:n],
+        suggested=np.where(size > 200, modelled, given[:n]),
+        suggested_value=modelled,
+        suggested_low=modelled - 110,
+        suggested_high=modelled + 110,
+        scale=55.0,
+        truth=y[:n],
+        evidence_trust=1 / (1 + size),
     )
-    last = rows[-1]
+    last, found = rows[-1], measured(issues)
+    del found["true_rate"]  # the engine leaves that to the list
     info = {
         "status": "finished",
         "command": "labelproof train diabetes.csv --label progression --method huber",
@@ -308,11 +320,13 @@ def regression() -> Run:
             "task": "regression",
             "kind": "rows",
             "columns": [f"c{i}" for i in range(10)],
+            "target": "progression",
             "truth_known": True,
             "noise": {"kind": "outliers", "rate": 0.1},
         },
         "method": {"name": "huber", "title": "Huber loss", "params": {"delta": 1.0}},
         "settings": {"epochs": 25},
-        "result": {"test_rmse": last["test_rmse"], "test_r2": 0.41, "seconds": 0.4, **measured(issues)},
+        "result": {"test_rmse": last["test_rmse"], "test_r2": 0.41, "seconds": 0.4, **found},
     }
+    info["result"] |= {"target_noise_rate": 0.093, "target_noise_interval": [0.06, 0.13]}
     return Run(info, pd.DataFrame(rows), issues, {"rank": np.arange(1, 41), "rows": x[order[:40]]})

@@ -117,6 +117,7 @@ def test_one_run(digits: Callable, tmp_path: Path) -> None:
     assert run.info["command"] in read.text
     assert "5f2c9a" in read.text
     assert "train the same data with cross-entropy too" in read.text
+    assert "--method ce" in read.inside("code")
     assert path.stat().st_size < 400_000
 
 
@@ -231,7 +232,7 @@ def test_two_runs_of_one_method_are_told_apart(digits: Callable, tmp_path: Path)
     read = page(write_report(folders))
     assert "ELR [seed-0]" in read.text
     assert "ELR [seed-1]" in read.text
-    assert "No run with cross-entropy is among these" in read.text
+    assert "No run with cross-entropy ( --method ce ) is among these" in read.text
 
 
 NASTY = [
@@ -292,8 +293,8 @@ def test_somebodys_own_table(tabular, tmp_path: Path) -> None:
 def test_regression(regression, tmp_path: Path) -> None:
     read = page(write_report(regression.write(tmp_path)))
     rmse = regression.info["result"]["test_rmse"]
-    assert f"Huber loss reached a test RMSE of {rmse:.4g} after 25 epochs on diabetes" in read.text
-    assert {"Residuals", "Learning curves"} <= set(read.inside("h2"))
+    assert f"Huber loss reached a test RMSE of {rmse:.4g} for progression after 25 epochs on diabetes" in read.text
+    assert {"What was given and what the model says", "Learning curves"} <= set(read.inside("h2"))
     assert "Which class is mistaken for which" not in read.inside("h2")
     assert "accuracy" not in " ".join(read.inside("h3", "th", "dt")).lower()
 

@@ -268,12 +268,14 @@ def check_kept(keep: float, rows: int, now: Clock) -> None:
         now: the clock.
     """
     if keep * rows < 1 - 1e-6 and now.epoch == now.step == 0:
-        remedy = f"give batch_size={math.ceil(1 / keep - 1e-6)} or more" if keep > 1e-6 else "drop less"
-        warnings.warn(
-            f"a share of {keep:.3g} of a batch of {rows} is less than one sample, and one is always kept: fewer are "
-            f"dropped than noise_rate says; {remedy}",
-            stacklevel=2,
-        )
+        if keep < 1e-6:
+            said = "all samples of each batch are to be dropped, and one is always kept: lower the share"
+        else:
+            said = (
+                f"a share of {keep:.3g} of a batch of {rows} is less than one sample, and one is always kept: fewer "
+                f"are dropped than noise_rate says; give batch_size={math.ceil(1 / keep - 1e-6)} or more"
+            )
+        warnings.warn(said, stacklevel=2)
 
 
 def check_noise_rate(value: NoiseRate) -> NoiseRate:

@@ -196,7 +196,7 @@ class Snapshot(nn.Module):
 def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """One forward pass: the outputs `(B, O)`, and what the last layer saw, `(B, F)`.
 
-    The last layer is the network's `head`, or else its last `Linear`.
+    The last layer is that of `last_layer`.
 
     Raises:
         ValueError: the network has neither, or does not use it.
@@ -232,6 +232,18 @@ def last_layer(network: nn.Module) -> nn.Module:
         name = type(network).__name__
         raise ValueError(f"{name} has no Linear layer: add features(x), and call its last layer `head`")
     return layers[-1]
+
+
+def linear_head(network: nn.Module) -> nn.Linear:
+    """The last layer, which must be a `Linear`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    layer = last_layer(network)
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(f"the last layer of {type(network).__name__} is {type(layer).__name__}, and must be a Linear")
+    return layer
 
 
 def features(network: nn.Module, x: Tensor) -> Tensor:

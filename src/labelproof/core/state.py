@@ -2,7 +2,7 @@
 
 `SampleTable` is memory that a method writes (ELR's targets); `SampleParameter` is learned by gradient (SOP's u and v).
 Both are addressed by the stable id of a sample, so shuffling, subsets and ranks cannot mix rows up. `Curve`, one number
-per epoch, is for methods that watch the run itself.
+per epoch, is for methods that watch the run itself; `RunningScale`, one number, for those that measure residuals.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from labelproof.core.storage import TopK, lookup, make_store, usual_memory
 from labelproof.functional.device import host
 from labelproof.functional.ranks import gather_rows, world_size
+from labelproof.functional.robust_scale import running_scale
 
 
 def _check_sizes(num_samples: int, shape: tuple[int, ...]) -> None:
@@ -216,6 +217,37 @@ class Curve(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self.values = self.values.new_empty(state_dict[f"{prefix}values"].shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class RunningScale(nn.Module):
+    """The scale of residuals, averaged over the batches of training: see `running_scale`.
+
+    Args:
+        decay: of the average, in [0, 1).
+
+    >>> s, r = RunningScale(0.9), torch.tensor([[-1.0], [2.0], [500.0]])
+    >>> s(r, training=True), s(10 * r, training=False)
+    (tensor(4.4478), tensor(4.4478))
+    """
+
+    value: Tensor
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("value", torch.tensor(torch.nan))  # the first batch's takes its place
+
+    def forward(self, residual: Tensor, *, training: bool) -> Tensor:
+        """The scale with this batch in it, a scalar without gradient.
+
+        Args:
+            residual: `(B, D)`.
+            training: whether to keep it. Else the scale is as it was, or of this batch alone where none has begun.
+        """
+        s = running_scale(self.value, residual, decay=self.decay if training else 1)
+        if training:
+            self.value.copy_(s)
+        return s
 
 
 def per_sample_bytes(module: nn.Module) -> int:

@@ -108,7 +108,7 @@ def adversarial_targeted(
 
     Raises:
         ValueError: neither `x` nor `pred_probs`, or they do not fit; `source` or `target` is no class, both are the
-            same, or the source has no rows.
+            same, the source has no rows, or all rows are the target's.
 
     >>> p = np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]])
     >>> pets = np.array(["cat", "dog"])
@@ -120,6 +120,8 @@ def adversarial_targeted(
         raise ValueError(f"source and target are both {source!r}: name two classes of {show(table)}, or only one")
     if s is not None and not (codes == s).any():
         raise ValueError(f"source {source!r} has no rows in y: name a class that has, or leave source= out")
+    if t is not None and (codes == t).all():
+        raise ValueError(f"target {target!r} is the label of every row of y: name another class, or leave target= out")
     p = _probabilities("adversarial-targeted", table, codes, x, pred_probs)
     members = [np.flatnonzero(codes == c) for c in range(len(table))]
     mean = np.stack([p[m].mean(axis=0) if len(m) else p[0] for m in members])

@@ -224,6 +224,20 @@ def kinds() -> dict[str, str]:
     return lines
 
 
+def of_targets(kind: str) -> bool:
+    """Whether a kind (or preset) is for the targets of a regression; the others are for classes.
+
+    Raises:
+        ValueError: unknown kind.
+
+    Example:
+        >>> of_targets("sign-flip"), of_targets("elr-sym")
+        (True, False)
+    """
+    _check_known(kind)
+    return KINDS[PRESETS[kind].kind if kind in PRESETS else kind].family == "target"
+
+
 def parse(text: str) -> NoiseSpec:
     """Read `KIND:RATE`, as in `--noise symmetric:0.4`.
 

@@ -19,7 +19,7 @@ from labelproof.data.dataset import Data
 from labelproof.data.feed import DeviceFeed, Feed, StreamFeed, load_item
 from labelproof.data.seeds import derive
 from labelproof.data.split import hold_out
-from labelproof.data.transforms import Standardise, TargetScale
+from labelproof.data.transforms import FAR, Standardise, TargetScale
 from labelproof.engine.guards import check_scale
 from labelproof.engine.settings import Settings
 from labelproof.functional.ranks import world_size
@@ -72,8 +72,19 @@ class Inputs:
         y = torch.from_numpy(data.y)
         if self.scale is None:
             return float(self.task.score(prob, y.to(prob.device)[index]).mean())
-        unit = self.scale.scale.max()  # the square of 1e200 has no place in float64
-        return float(((self.scale.inverse(prob) - y[index.cpu()]) / unit).square().mean().sqrt() * unit)
+        off = self.scale.inverse(prob) - y[index.cpu()].double()
+        unit = off.abs().max().clamp(min=torch.finfo(off.dtype).tiny)  # the square of 1e200 has no place in float64
+        return float((off / unit).square().mean().sqrt() * unit) if unit.isfinite() else float(unit)
+
+    def merit(self, index: Tensor, prob: Tensor) -> float:
+        """What early stopping compares on held-out data, higher is better.
+
+        Accuracy; or minus the median error, in units of spread, which the wrong targets among them hardly move.
+        """
+        given = self.given.to(prob.device)[index]
+        if self.scale is None:
+            return float(self.task.score(prob, given).mean())
+        return -float((prob - given).norm(dim=1).median())
 
 
 def prepare(
@@ -107,6 +118,8 @@ def prepare(
     known, which = (data.x, rows) if isinstance(data.x, np.ndarray) else (_sample(data, rows, settings.seed), None)
     standardise = Standardise.fit(known, which).to(device)
     scale = None if data.classes is not None else TargetScale.fit(data.y[rows])
+    if scale is not None:
+        _warn_of(scale, data.y[rows])
 
     def codes(of: Data) -> Tensor:
         y = torch.from_numpy(of.y)
@@ -234,6 +247,7 @@ def _check_targets(data: Data, rows: NDArray[np.int64]) -> None:
             f"too few training samples: n_samples={len(data)}, but regression needs at least {LEAST_TARGETS}, to tell "
             "a wrong target from a usual error"
         )
+    _check_finite(data, data.name)
     y = data.y[rows]
     if (y == y[0]).all():
         raise ValueError(
@@ -242,10 +256,39 @@ def _check_targets(data: Data, rows: NDArray[np.int64]) -> None:
         )
     size = np.abs(data.y)
     if float(size.max()) > LARGEST:
-        row = int(size.max(1).argmax())
+        row = data.ids[int(size.max(1).argmax())]  # folds and subsets have the ids of the whole
         raise ValueError(
             f"targets of {data.name} go up to {size.max():.3g} (row {row}), and no further than {LARGEST:g} can be "
             "computed with: correct the row, or give all targets in a larger unit"
+        )
+
+
+def _check_finite(data: Data, name: str) -> None:
+    """Refuse targets that are NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(data.y).all(1))
+    if len(bad):
+        raise ValueError(
+            f"targets of {name} are missing or infinite (NaN, inf) in {len(bad)} of {len(data)} rows, the first in row "
+            f"{data.ids[bad[0]]}: drop those rows or fill them in"
+        )
+
+
+def _warn_of(scale: TargetScale, y: NDArray[Any]) -> None:
+    """Say how many targets are cut, and if one value stands out."""
+    off = ((torch.from_numpy(y).double() - scale.centre) / scale.scale).abs().max(1).values
+    if (count := int((off > FAR).sum())) > 0:
+        warnings.warn(
+            f"{count:,} of {len(y):,} targets lie more than {FAR:g} robust standard deviations from the median (the "
+            f"furthest is {y[int(off.argmax())].max():.6g}) and are trained on as that far; lists have them as they "
+            "are. If they are right, train on their logarithm",
+            stacklevel=5,
+        )
+    values, counts = np.unique(y[:, 0], return_counts=True)
+    if len(y) >= 50 and counts.max() > 0.3 * len(y):
+        warnings.warn(
+            f"{counts.max():,} of {len(y):,} targets are {values[counts.argmax()]:.6g}: beside so many equal ones "
+            "right targets may look wrong; those might better be told apart by a classifier first",
+            stacklevel=5,
         )
 
 
@@ -256,6 +299,8 @@ def _check_like(data: Data, other: Data, name: str) -> None:
     ours, theirs = ([] if d.classes is None else d.classes.tolist() for d in (data, other))
     if ours != theirs:
         raise ValueError(f"training and {name} data must have the same classes: {_few(ours)} is not {_few(theirs)}")
+    if other.classes is None:
+        _check_finite(other, name)
     tops = [_top(d) for d in (data, other)]
     if tops[0] is not None and tops[1] is not None:
         check_scale(tops[1], tops[0], f"{name} images")

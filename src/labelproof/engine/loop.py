@@ -186,10 +186,8 @@ class _Loop:
         if inputs.valid is not None:
             index, prob = self._scan(inputs.valid, self._predict)
             self.evidence.record(index, prob, joint=True)
-            score = row[f"val_{inputs.metric}"] = inputs.score(inputs.data, index, prob)
-            self.stopping.watch(
-                self.epoch + 1, score if inputs.metric == "accuracy" else -score, self.training.weights()
-            )
+            row[f"val_{inputs.metric}"] = inputs.score(inputs.data, index, prob)
+            self.stopping.watch(self.epoch + 1, inputs.merit(index, prob), self.training.weights())
         if inputs.test is not None and inputs.test_data is not None:
             index, prob = self._scan(inputs.test, self._predict)
             row[f"test_{inputs.metric}"] = inputs.score(inputs.test_data, index, prob)

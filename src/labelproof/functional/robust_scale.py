@@ -8,7 +8,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from labelproof.functional.curriculum import percentile
 from labelproof.functional.ranks import gather_rows
 
 #: Least scale, in the units of standardised targets: residuals this small are as good as none. At 0 the losses would
@@ -56,10 +55,10 @@ def running_scale(before: Tensor, residual: Tensor, *, decay: float) -> Tensor:
     >>> running_scale(torch.tensor(10.0), r, decay=0.9)
     tensor(9.4448)
     """
-    r = residual.detach().float()
-    joint = gather_rows(r)
-    centre = joint.kthvalue((len(joint) + 1) // 2, 0).values  # as `percentile`: one of the values, NaN last
-    norm = torch.linalg.vector_norm(r - centre, dim=1)
-    new = (percentile(norm, 0.5) / chi_median(r.shape[1])).clamp(min=FLOOR)
+    joint = gather_rows(residual.detach().float())
+    middle = (len(joint) + 1) // 2  # one of the values, never between two; NaN ranks last
+    centre = joint.kthvalue(middle, 0).values
+    norm = torch.linalg.vector_norm(joint - centre, dim=1)
+    new = (norm.kthvalue(middle).values / chi_median(joint.shape[1])).clamp(min=FLOOR)
     mean = torch.where(before.isfinite(), decay * before + (1 - decay) * new, new)
     return torch.where(new.isfinite(), mean, before)

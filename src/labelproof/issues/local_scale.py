@@ -28,7 +28,7 @@ LEAF = 50  # fewest residuals that may have a scale of their own
 ENOUGH = 2 * LEAF * FOLDS // (FOLDS - 1)  # fewer samples cannot be split
 MOST = 20_000  # samples that one model is fitted to
 POWER = 0.7
-SMALLEST = 1e-3  # residuals below this, in units of their spread, are as good as equal
+SMALLEST, LARGEST = 1e-3, 1e3  # residuals beyond, in units of their spread, are as good as equal, or as wrong
 
 
 def local_scale(
@@ -57,7 +57,7 @@ def local_scale(
     if n < ENOUGH:
         return np.ones(n)
     # Rounded, for the last bits differ from unit to unit.
-    level = np.asarray(np.round(np.log(np.maximum(np.abs(off), SMALLEST)), 9), dtype=np.float64)
+    level = np.asarray(np.round(np.log(np.clip(np.abs(off), SMALLEST, LARGEST)), 9), dtype=np.float64)
     place = np.unique(predicted, return_inverse=True)[1].reshape(-1)
     columns = () if features is None else tuple(features.T)
     order = np.lexsort((*columns, off, level, place))  # any order of the rows gives this one

@@ -24,14 +24,14 @@ in the targets' standardised units. Passes in evaluation mode leave it as it is.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from labelproof.core.method import Method, in_range
 from labelproof.core.nets import Nets
+from labelproof.core.state import RunningScale
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.losses import cauchy
-from labelproof.functional.robust_scale import running_scale
 
 
 class Cauchy(Method):
@@ -50,7 +50,6 @@ class Cauchy(Method):
     title = "Cauchy loss, with a running robust scale"
     paper = "Holland & Welsch, Commun. Stat. 1977"
     tasks = frozenset({"regression"})
-    scale: Tensor
 
     def __init__(self, *, c: float = 2.3849, decay: float = 0.9) -> None:
         super().__init__()
@@ -59,13 +58,11 @@ class Cauchy(Method):
 
     def setup(self, task: Task, num_samples: int, network: nn.Module) -> None:
         super().setup(task, num_samples, network)
-        self.register_buffer("scale", torch.tensor(torch.nan))  # the first batch's takes its place
+        self.scale = RunningScale(self.decay)
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         out = nets[0](batch.x)
         r = self.task.residual(out, batch.target)  # (1)
-        s = running_scale(self.scale, r, decay=self.decay if nets.training else 1)  # (2)
-        if nets.training:
-            self.scale.copy_(s)
+        s = self.scale(r, training=nets.training)  # (2)
         w = 1 / (1 + (torch.linalg.vector_norm(r.detach(), dim=1) / (self.c * s)) ** 2)  # (5)
         return Loss(cauchy(r, self.c * s).mean(), out=out, trust=w, log={"scale": s})  # (3), (4)

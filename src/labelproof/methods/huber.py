@@ -24,14 +24,14 @@ the normal for D = 1, 92 to 99 % for 2 to 50, and for large D clean samples too 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from labelproof.core.method import Method, in_range
 from labelproof.core.nets import Nets
+from labelproof.core.state import RunningScale
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.losses import huber
-from labelproof.functional.robust_scale import running_scale
 
 
 class Huber(Method):
@@ -51,7 +51,6 @@ class Huber(Method):
     title = "Huber loss, with a running robust scale"
     paper = "Huber, Ann. Math. Statist. 1964"
     tasks = frozenset({"regression"})
-    scale: Tensor
 
     def __init__(self, *, delta: float = 1.345, decay: float = 0.9) -> None:
         super().__init__()
@@ -60,13 +59,11 @@ class Huber(Method):
 
     def setup(self, task: Task, num_samples: int, network: nn.Module) -> None:
         super().setup(task, num_samples, network)
-        self.register_buffer("scale", torch.tensor(torch.nan))  # the first batch's takes its place
+        self.scale = RunningScale(self.decay)
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         out = nets[0](batch.x)
         r = self.task.residual(out, batch.target)  # (1)
-        s = running_scale(self.scale, r, decay=self.decay if nets.training else 1)  # (2)
-        if nets.training:
-            self.scale.copy_(s)
+        s = self.scale(r, training=nets.training)  # (2)
         w = (self.delta * s / torch.linalg.vector_norm(r.detach(), dim=1)).clamp(max=1)  # (5)
         return Loss(huber(r, self.delta * s).mean(), out=out, trust=w, log={"scale": s})  # (3), (4)

@@ -8,25 +8,26 @@ Liu, Sun, Wang, Tan, Zhou: "Learning Deep Neural Networks under Agnostic Corrupt
     (3)  ε_t = (1 + o) ε min(T / T_k, 1)       in epoch T = 1, 2, ...
     (4)  D̄ = argmin_{|D| = (1 − ε_t)B} Σ_{i∈D} s_i,   L = mean_{i∈D̄} ℓ_i;     co-PRL: over the D̄ of the other network
 
-Whatever was done to at most εB labels, the gradients kept are no larger than the largest of a right label, M: the mean
-gradient is off by at most 2εM / (1 − ε), with no assumption on how wrong labels came to be. Small losses bound nothing.
+Whatever was done to at most εB labels, gradients kept are no larger than the largest of a right one, M, and their mean
+is off that of right labels by at most 2εM / (1 − ε); in classification, small losses bound none. Over-estimate ε where
+batches are small or targets far off: a batch may hold more wrong labels than the data.
 
 Symbols: `noise_rate` = ε, `overestimate` = o, `num_gradual` = T_k. Shapes: ℓ, s (B,), h (B, F).
-Deviations: PRL-L scores and trains by one forward pass; the released code's second one has the kept rows alone, whose
-BatchNorm it then takes, and so has ours under mixup. The mean is divided once, one sample is always kept. With squared
-errors (1) orders samples as their losses do: in regression PRL-L without `features` is self-paced learning.
+Deviations: PRL-L makes one forward pass; the released code's second has the kept rows alone, and BatchNorm of these, as
+ours under mixup. The mean is divided once, one sample is always kept. With squared errors (1) orders samples as losses
+do: in regression PRL-L without `features` is self-paced learning.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from labelproof.core.chosen import loss_of_smallest
 from labelproof.core.method import Fit, Method, NoiseRate, check_kept, check_noise_rate, in_range
-from labelproof.core.nets import Nets, last_layer, with_features
+from labelproof.core.nets import Nets, linear_head, with_features
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.curriculum import kept_share, known
 from labelproof.functional.gradnorm import gradient_norms
@@ -50,12 +51,10 @@ class PRLG(Method):
         ValueError: a value is out of range.
     """
 
-    title = "PRL-G (full gradient norm)"
-    paper = "Liu et al., ICML 2021"
+    title, paper = "PRL-G (full gradient norm)", "Liu et al., ICML 2021"
     cost = "1 network, 1 forward and backward pass that score, another over the rows kept"
     tasks = frozenset({"classification", "regression"})
-    forbids = frozenset({"batchnorm"})
-    passes: ClassVar[int] = 2
+    forbids, passes = frozenset({"batchnorm"}), 2
 
     def __init__(
         self, *, noise_rate: NoiseRate = 0.2, overestimate: float = 0.0, num_gradual: int = 10, mixup: float = 0.0
@@ -71,7 +70,7 @@ class PRLG(Method):
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         rate, rows = min(1.0, (1 + self.overestimate) * known(self.noise_rate)), len(batch.x)
-        check_kept(1 - rate, rows * world_size(), now)
+        check_kept(1 - rate, rows * (1 if self.mixup else world_size()), now)
         keep = kept_share(rate, now.epoch, self.num_gradual)  # (3)
         mixing, kept = self.mixup > 0 and num_kept(keep, rows) > 1, batch.index[: num_kept(keep, rows)]
         mix, first = Mixup.draw(self.mixup, kept, now.rng) if mixing else None, mixing or self.passes == 2
@@ -102,8 +101,8 @@ class PRLL(PRLG):
     def scored(self, net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         out, h = with_features(net, batch.x) if self.features else (net(batch.x), None)
         s = self.task.residual(out.detach(), batch.target).norm(dim=1)  # (1)
-        bias = self.features and getattr(last_layer(net), "bias", None) is not None
-        return out, s if h is None else s * (bias + h.detach().float().square().sum(1)).sqrt()
+        one = h is not None and linear_head(net).bias is not None
+        return out, s if h is None else s * (one + h.detach().float().square().sum(1)).sqrt()
 
 
 class CoPRLG(PRLG):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,8 @@ def with_noise_rate(fit: Fit, method: Any, data: Data) -> Any:
         What the last call of `fit` returned. Its method holds the estimate.
 
     Raises:
-        ValueError: `"auto"` without two classes of three samples each, or with fewer than nine targets.
+        ValueError: `"auto"` without two classes of three samples each, with fewer than nine targets, or with targets
+            that are equal in all but one fold.
     """
     if method.noise_rate != "auto":
         return fit(method, data)
@@ -61,7 +63,7 @@ def with_noise_rate(fit: Fit, method: Any, data: Data) -> Any:
     if doubt:
         warnings.warn(
             f"noise_rate='auto' came to {rate:.2g} (95 % interval {low:.2g} to {high:.2g}), which is little to go by: "
-            f"{doubt}; train for longer, or give a number",
+            f"{doubt}; give a number, or have networks that predict better: more epochs, more informative inputs",
             stacklevel=2,
         )
     return fit(told(method, rate), data)
@@ -104,13 +106,16 @@ def of_targets(fit: Fit, method: Any, data: Data) -> Estimate:
         raise ValueError(
             f"noise_rate='auto' needs at least {FOLDS**2} samples, and there are {len(data)}: give a number"
         )
+    _check_folds(data)
     careful = told(method, FOLDS_TOLD)
-    with warnings.catch_warnings():  # as above
+    with warnings.catch_warnings():  # as above; of far and equal targets the last training tells
         warnings.filterwarnings("ignore", "batch_size=|warmup=")
+        warnings.filterwarnings("ignore", ".* targets (lie more|are )")
         predicted = cross_val_targets(
             lambda fold, name: fit(careful, fold, stage=f"noise-rate-{name}", length=FOLDS_LENGTH), data, folds=FOLDS
         )
-    estimate = estimate_target_noise(data.y, predicted)
+        warnings.filterwarnings("ignore", "the share of wrong targets")  # told below, as a doubt
+        estimate = estimate_target_noise(data.y, predicted)
     low, high = estimate.interval
     explained = 1 - float(np.mean((_spread(data.y - predicted) / _spread(data.y)) ** 2))
     doubt = ""
@@ -124,10 +129,26 @@ def of_targets(fit: Fit, method: Any, data: Data) -> Estimate:
     return Estimate(_shared(estimate.rate), (low, high), doubt)
 
 
+def _check_folds(data: Data) -> None:
+    """Refuse targets that are equal in all but one fold: a network would have nothing to learn there."""
+
+    def look(part: Data, name: str) -> Any:
+        if (part.y == part.y[0]).all():
+            raise ValueError(
+                f"noise_rate='auto' trains on {FOLDS - 1} of {FOLDS} parts of the data, and of {len(data)} targets "
+                f"{(data.y != part.y[0]).any(1).sum()} differ from the others, all in the same part: give a number"
+            )
+        return SimpleNamespace(predict=lambda x: x)
+
+    if (data.y != data.y[0]).any():  # else they are refused as such
+        cross_val_targets(look, Data(data.y, data.y), folds=FOLDS)
+
+
 def _spread(values: Any) -> Any:
-    """Median absolute deviation of each column, never 0."""
-    spread = np.median(np.abs(values - np.median(values, axis=0)), axis=0)
-    return np.where(spread > 0, spread, np.maximum(np.std(values, axis=0), np.finfo(float).tiny))
+    """The robust spread of each column, never 0."""
+    from labelproof.issues.regression import robust_spread
+
+    return np.maximum(robust_spread(values), np.finfo(float).tiny)
 
 
 def _shared(rate: float) -> float:

@@ -17,12 +17,17 @@ from labelproof.report.figures import (
     Style,
     histogram,
     line_chart,
+    scatter,
     style,
 )
 from labelproof.report.record import RunRecord
-from labelproof.report.text import count, listing, number, percent
+from labelproof.report.text import count, listing, number, percent, target_name, words
 
 _POINTS = 250  # of a curve over samples; more cannot be seen
+_DOTS = 5000  # of a scatter; each is about 100 bytes of the page
+_STEPS = 25  # of the band about its diagonal
+_COLUMNS = 4  # of targets that are drawn
+_ORDINARY, _FLAGGED = Style("blue", mark="dot"), Style("red", mark="cross")
 
 
 class Panel(NamedTuple):
@@ -49,51 +54,57 @@ class _Curve(NamedTuple):
     percent: bool = True
 
 
-_LOSS = _Curve("loss", "Training loss", "training loss", percent=False)
-_GROUPS: tuple[tuple[str, tuple[_Curve, ...]], ...] = (
-    (
-        "Accuracy",
+def _groups(runs: Sequence[RunRecord]) -> list[tuple[str, tuple[_Curve, ...]]]:
+    """Titles of the panels and what they show, in the words of the task."""
+    one, many = words(runs[0])
+    held_out = f"held-out given {many}"
+    groups: list[tuple[str, tuple[_Curve, ...]]] = [
         (
-            _Curve("test_accuracy", "Test accuracy", "test"),
-            _Curve("val_accuracy", "Accuracy on held-out given labels", "held-out given labels"),
-            _Curve("agree", "Training predictions equal to the given label", "training, given labels"),
+            "Accuracy",
+            (
+                _Curve("test_accuracy", "Test accuracy", "test"),
+                _Curve("val_accuracy", f"Accuracy on {held_out}", held_out),
+                _Curve("agree", f"Training predictions equal to the given {one}", f"training, given {many}"),
+            ),
         ),
-    ),
-    (
-        "Error",
         (
-            _Curve("test_rmse", "Test RMSE", "test", percent=False),
-            _Curve("val_rmse", "RMSE on held-out given labels", "held-out given labels", percent=False),
-            _Curve("train_rmse", "Training RMSE", "training, given labels", percent=False),
+            "Error",
+            (
+                _Curve("test_rmse", "Test RMSE", "test", percent=False),
+                _Curve("val_rmse", f"RMSE on {held_out}", held_out, percent=False),
+            ),
         ),
-    ),
-    ("Training loss", (_LOSS,)),
-    (
-        "Trusted labels",
+        ("Training loss", (_Curve("loss", "Training loss", "training loss", percent=False),)),
         (
-            _Curve("label_precision", "Share of trusted labels that are right", "trusted labels that are right"),
-            _Curve("label_recall", "Share of right labels that are trusted", "right labels that are trusted"),
+            f"Trusted {many}",
+            (
+                _Curve("label_precision", f"Share of trusted {many} that are right", f"trusted {many} that are right"),
+                _Curve("label_recall", f"Share of right {many} that are trusted", f"right {many} that are trusted"),
+            ),
         ),
-    ),
-)
+    ]
+    if not any(run.curve("test_rmse")[0].size for run in runs):  # with test data, that error says more
+        name = "Training RMSE, in units of the targets' spread"
+        groups.insert(2, (name, (_Curve("train_rmse_scaled", name, "training, given targets", percent=False),)))
+    return groups
 
 
 def learning_curves(runs: Sequence[RunRecord], labels: Sequence[str]) -> Chart | None:
     """Accuracy (or error), loss and selection by epoch: one run by metric, several runs metric by metric."""
     if len(runs) == 1:
-        panels = [_one_run(runs[0], title, curves) for title, curves in _GROUPS]
+        panels = [_one_run(runs[0], title, curves) for title, curves in _groups(runs)]
         if np.unique(runs[0].curve("lr")[1]).size > 1:
             panels.append(_one_run(runs[0], "Learning rate", (_Curve("lr", "", "learning rate", percent=False),)))
         legend: list[tuple[str, Style]] = []
     else:
-        panels = [_many_runs(runs, labels, curve) for _, curves in _GROUPS for curve in curves]
+        panels = [_many_runs(runs, labels, curve) for _, curves in _groups(runs) for curve in curves]
         legend = [(label, style(i)) for i, label in enumerate(labels)]
     drawn = [panel for panel in panels if panel is not None]
     if not drawn:
         return None
     caption = ["Scores and loss after each epoch."]
     if any(_best_epoch(run) is not None for run in runs):
-        caption.append("The ring marks the epoch that the held-out given (noisy) labels would choose.")
+        caption.append(f"The ring marks the epoch that the held-out given (noisy) {words(runs[0]).many} would choose.")
     if any(np.any(run.curve("loss")[1] < 0) for run in runs):
         caption.append("A loss below zero is in order: the regulariser of ELR is a logarithm of a number below one.")
     if len(runs) > 1:
@@ -171,13 +182,14 @@ def memorisation(runs: Sequence[RunRecord], labels: Sequence[str]) -> Chart | No
 
 
 def review_curve(runs: Sequence[RunRecord], labels: Sequence[str], main: int) -> Chart | None:
-    """How many wrong labels a reviewer meets who reads each list from the top."""
+    """How many wrong labels or targets a reviewer meets who reads each list from the top."""
     series = []
+    one, many = words(runs[main])
     several = len(runs) > 1
     for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
         if (wrong := run.really_wrong()) is not None and run.issues is not None and wrong.any():
             mark = int(run.issues["flagged"].sum()) if run.issues["flagged"].any() else None
-            name = label if several else "wrong labels found"
+            name = label if several else f"wrong {many} found"
             series.append(_cumulative(name, wrong.astype(np.float64), style(i), mark))
     known = [run.really_wrong() for run in runs]
     wrong_of_main, listed = known[main], runs[main].issues
@@ -190,12 +202,12 @@ def review_curve(runs: Sequence[RunRecord], labels: Sequence[str], main: int) ->
         series.append(_cumulative("a perfect list", np.sort(wrong_of_main)[::-1].astype(np.float64), PLAIN, None))
     end = _far_enough(series, len(listed))
     series = [line._replace(x=line.x[line.x <= end], y=line.y[line.x <= end]) for line in series]
-    title = "Wrong labels met when reading the list from the top"
+    title = f"Wrong {many} met when reading the list from the top"
     ends = [f"{line.name} reaches {count(line.y[line.y.size // 2])} half-way" for line in series]
-    svg = line_chart(series, xlabel="labels reviewed", ylabel="wrong labels")
+    svg = line_chart(series, xlabel=f"{many} reviewed", ylabel=f"wrong {many}")
     caption = "What a review buys: the steeper the start, the less there is to read."
     if any(line.mark is not None for line in series):
-        caption += " The ring marks the last flagged label."
+        caption += f" The ring marks the last flagged {one}."
     if wrong_of_main is None:
         caption += " The truth is not known here, so this is what p_wrong promises."
     return Chart([Panel(title, svg, f"{title}: {listing(ends)}.")], caption, [(s.name, s.style) for s in series])
@@ -217,30 +229,118 @@ def _cumulative(name: str, gains: NDArray[np.float64], look: Style, mark: int | 
     return Series(name, at.astype(np.float64), total[at], look, mark)
 
 
-def residuals(run: RunRecord) -> Chart | None:
-    """Given minus suggested value over all samples, the flagged ones apart (regression)."""
-    import pandas as pd
-
+def against_model(run: RunRecord) -> Chart | None:
+    """Given targets against the model's values: all rows with the flagged ones marked, and how far they are off."""
     if run.issues is None or run.issues.empty:
         return None
-    predicted = "suggested_value" if "suggested_value" in run.issues else "suggested"  # lists of older versions
-    given, suggested = (
-        pd.to_numeric(run.issues[name], errors="coerce").to_numpy(dtype=np.float64) for name in ("given", predicted)
-    )
-    residual = given - suggested
-    flagged = run.issues["flagged"].to_numpy(dtype=bool)
-    keep = np.isfinite(residual)
-    groups = [
-        ("not flagged", residual[keep & ~flagged], Style("blue")),
-        ("flagged", residual[keep & flagged], MEMORISED),
-    ]
-    groups = [group for group in groups if group[1].size]
-    if not groups:
+    given, modelled, flagged = run.listed("given"), run.listed("modelled"), run.issues["flagged"].to_numpy(dtype=bool)
+    keep, columns = np.isfinite(given - modelled), run.listed("evidence_column")
+    several = np.unique(columns[keep & np.isfinite(columns)])  # a row is told in the column that is furthest off
+    name = target_name(run) or "target"
+    panels, notes = [], []
+    for column in several[:_COLUMNS] if several.size > 1 else [None]:
+        rows = np.flatnonzero(keep if column is None else keep & (columns == column))
+        if not rows.size:
+            continue
+        where = "" if column is None else f" (column {count(column)})"
+        panel, note = _scatter(run, rows, flagged[rows], f"Given {name} against the model's value{where}")
+        notes += [note] if note else []
+        groups = [
+            (told, (given - modelled)[part], look)
+            for told, part, look in (
+                ("not flagged", rows[~flagged[rows]], Style("blue")),
+                ("flagged", rows[flagged[rows]], MEMORISED),
+            )
+            if part.size
+        ]
+        panels += [panel, _residuals(groups, f"Given {name} minus the model's value{where}")]
+    if not panels:
         return None
-    title = "Given minus suggested value"
+    caption = ["On the dashed line the model says what was given."]
+    if np.isfinite(run.listed("suggested_low")).any():
+        caption.append("About 95\u00a0% of right targets should lie in the band.")
+    caption += list(dict.fromkeys(notes))
+    caption.append("Bars: counts on a logarithmic axis; the outermost hold everything beyond them.")
+    if several.size > 1:
+        caption.append("Each row is shown once, in the target column that is furthest off.")
+    if several.size > _COLUMNS:
+        caption.append(f"Of {several.size} columns the first {_COLUMNS} are drawn.")
+    return Chart(panels, " ".join(caption))
+
+
+def _scatter(run: RunRecord, rows: NDArray[np.intp], flagged: NDArray[np.bool_], title: str) -> tuple[Panel, str]:
+    """The picture of some rows of the list, `flagged` for each, and what its reader must know of it."""
+    points = np.stack([run.listed("modelled")[rows], run.listed("given")[rows]], axis=1)
+    frame = _frame(points, flagged)
+    notes = []
+    low, high = zip(*frame, strict=True)
+    if np.any((points < low) | (points > high)):
+        notes.append("Points beyond the frame are drawn on its edge.")
+    marked, others = np.flatnonzero(flagged), np.flatnonzero(~flagged)
+    most = max(_DOTS // 2, _DOTS - others.size)
+    drawn = [_spaced(marked, most), _spaced(others, _DOTS - min(marked.size, most))]
+    if (shown := sum(part.size for part in drawn)) < len(rows):
+        notes.append(
+            f"Drawn are {count(shown)} of {count(len(rows))} rows, evenly chosen down the list: "
+            f"{'all' if drawn[0].size == marked.size else count(drawn[0].size)} of the flagged, "
+            f"{count(drawn[1].size)} of the others."
+        )
+    parts = [("not flagged", others, drawn[1], _ORDINARY), ("flagged", marked, drawn[0], _FLAGGED)]
+    parts = [part for part in parts if part[1].size]
+    off = np.abs(points[:, 1] - points[:, 0])
     told = [
-        f"{count(values.size)} labels {name}, median {number(float(np.median(values)))}" for name, values, _ in groups
+        f"{count(part.size)} targets {name}, half of them within {number(float(np.median(off[part])))} of it"
+        for name, part, _, _ in parts
     ]
-    svg = histogram([(values, look) for _, values, look in groups], xlabel="given − suggested", ylabel="labels")
-    caption = "Residuals of all labels, counts on a logarithmic axis. The outermost bars hold everything beyond them."
-    return Chart([Panel(title, svg, f"{title}: {listing(told)}.")], caption, [(name, look) for name, _, look in groups])
+    svg = scatter(
+        [(points[dots], look) for _, _, dots, look in parts],
+        frame=frame,
+        band=_band(run, rows),
+        xlabel="model's value",
+        ylabel="given",
+    )
+    legend = [*((name, look) for name, _, _, look in parts), ("as the model says", PLAIN)]
+    return Panel(title, svg, f"{title}: {listing(told)}.", legend), " ".join(notes)
+
+
+def _frame(points: NDArray[np.float64], flagged: NDArray[np.bool_]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Ends of both axes. What is given may lie as far beyond the usual range as that is wide; the rest is cut."""
+    usual = np.concatenate([points[:, 0], points[~flagged, 1]])
+    ends = []
+    for values, middle, room in ((points[:, 0], points[:, 0], 0.1), (points.ravel(), usual, 1.0)):
+        low, high = (float(end) for end in np.quantile(middle, [0.002, 0.998]))
+        span = high - low or abs(high) or 1.0
+        low, high = max(float(values.min()), low - room * span), min(float(values.max()), high + room * span)
+        edge = 0.03 * (high - low) or 0.5 * span
+        ends.append((low - edge, high + edge))
+    return ends[0], ends[1]
+
+
+def _spaced(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    """At most so many of the rows, from the first to the last."""
+    return rows if rows.size <= most else rows[np.linspace(0, rows.size - 1, most).astype(int)]
+
+
+def _band(run: RunRecord, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    """`(P, 3)`: the model's value, rising, and the usual range of right targets there; P = 0 in lists without it."""
+    x, half = run.listed("modelled")[rows], (run.listed("suggested_high") - run.listed("suggested_low"))[rows] / 2
+    order = np.argsort(x, kind="stable")
+    order = order[np.isfinite(half[order])]
+    if not order.size:
+        return np.empty((0, 3))
+    x, half = x[order], half[order]
+    # Single ranges jump, since noise depends on the other features too.
+    parts = np.array_split(np.arange(order.size), min(_STEPS, order.size))
+    at = np.array([x[0], *(np.median(x[part]) for part in parts), x[-1]])
+    wide = np.array([np.median(half[part]) for part in (parts[0], *parts, parts[-1])])
+    return np.stack([at, at - wide, at + wide], axis=1)
+
+
+def _residuals(groups: Sequence[tuple[str, NDArray[np.float64], Style]], title: str) -> Panel:
+    told = [
+        f"{count(values.size)} targets {name}, median {number(float(np.median(values)))}" for name, values, _ in groups
+    ]
+    svg = histogram(
+        [(values, look) for _, values, look in groups], xlabel="given \u2212 model's value", ylabel="targets"
+    )
+    return Panel(title, svg, f"{title}: {listing(told)}.", [(name, look) for name, _, look in groups])

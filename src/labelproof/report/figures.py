@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe & Ito's palette (told apart by every kind of colour vision); the page has lighter ones for dark mode.
@@ -33,13 +34,18 @@ COLOURS = {
 WIDTH, HEIGHT = 480, 290  # viewBox units of one panel: at 13 units, type stays readable on a phone
 _DPI = 72  # one viewBox unit is one point
 _THUMBNAIL, _LOSSLESS = 128, 64  # pixels
+_LARGEST_TICK = 1e12  # from here on ticks have powers of ten
 
 
 class Style(NamedTuple):
-    """How a line is drawn: a colour of `COLOURS` and a dash pattern in viewBox units (empty = solid)."""
+    """How a line is drawn: a colour of `COLOURS` and a dash pattern in viewBox units (empty = solid).
+
+    `mark` is `"dot"` or `"cross"` for points, and empty for lines.
+    """
 
     colour: str
     dash: tuple[float, ...] = ()
+    mark: str = ""
 
 
 class Series(NamedTuple):
@@ -70,7 +76,7 @@ def style(position: int) -> Style:
     """The n-th style for lines that must be told apart; neighbours differ in colour and in dashes.
 
     >>> style(0), style(1)
-    (Style(colour='blue', dash=()), Style(colour='red', dash=(7, 3)))
+    (Style(colour='blue', dash=(), mark=''), Style(colour='red', dash=(7, 3), mark=''))
     """
     return Style(_HUES[position % len(_HUES)], _DASHES[position % len(_DASHES)])
 
@@ -113,14 +119,37 @@ def line_chart(
         if percent:
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         else:
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+            _write_ticks(ax.yaxis)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
     return _chart(draw, xlabel=xlabel, ylabel=ylabel)
 
 
-def _tick(value: float) -> str:
-    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}").replace("-", "−")
+def tick(value: float, others: Sequence[float] | NDArray[np.float64]) -> str:
+    """What stands at a tick: on axes that reach 100,000 in thousands (k), millions (M) or billions (bn).
+
+    Args:
+        value: where the tick is.
+        others: all ticks of the axis.
+
+    >>> [tick(x, [-2e5, 0, 1.2e6]) for x in (-2e5, 0, 1.2e6)], tick(2e4, [0, 2e4]), tick(0.5, [0, 0.5])
+    (['−200k', '0', '1.2M'], '20,000', '0.5')
+    """
+    top, gap = float(np.abs(others).max()), float(np.ptp(others)) / max(len(others) - 1, 1)
+    if abs(value) < 1e-9 * top:
+        return "0"
+    units = [(1e9, "bn"), (1e6, "M"), (1e3, "k")] if 1e5 <= top < _LARGEST_TICK else []
+    # Far from zero and close together, all digits are needed to tell ticks apart.
+    size, unit = next(((size, unit) for size, unit in units if size <= min(abs(value), 10 * gap)), (1.0, ""))
+    scaled = value / size
+    text = f"{scaled:,.10g}" if 1e3 <= abs(scaled) < 1e10 else f"{scaled:.6g}"
+    return text.replace("-", "−") + unit
+
+
+def _write_ticks(axis: Axis) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, axis.get_majorticklocs())))
 
 
 def histogram(parts: Sequence[tuple[NDArray[np.float64], Style]], *, xlabel: str, ylabel: str) -> str:
@@ -133,7 +162,7 @@ def histogram(parts: Sequence[tuple[NDArray[np.float64], Style]], *, xlabel: str
     """
 
     def draw(ax: Axes) -> None:
-        from matplotlib.ticker import FuncFormatter, NullFormatter
+        from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
         everything = np.concatenate([values for values, _ in parts])
         low, high = np.quantile(everything, [0.002, 0.998])
@@ -149,6 +178,47 @@ def histogram(parts: Sequence[tuple[NDArray[np.float64], Style]], *, xlabel: str
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_ylim(bottom=0.6)
         ax.margins(x=0.015)
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        _write_ticks(ax.xaxis)
+
+    return _chart(draw, xlabel=xlabel, ylabel=ylabel)
+
+
+def scatter(
+    parts: Sequence[tuple[NDArray[np.float64], Style]],
+    *,
+    frame: tuple[tuple[float, float], tuple[float, float]],
+    band: NDArray[np.float64],
+    xlabel: str,
+    ylabel: str,
+) -> str:
+    """Points about the diagonal as inline SVG; those beyond the frame are drawn on its edge.
+
+    Args:
+        parts: points `(N_i, 2)` and their style, one pair for each group; all finite.
+        frame: lower and upper end of the horizontal and of the vertical axis.
+        band: `(P, 3)` abscissae, rising, with the lower and upper end of a band; P may be 0.
+        xlabel: fixed text.
+        ylabel: fixed text.
+    """
+
+    def draw(ax: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        low, high = zip(*frame, strict=True)
+        ax.fill_between(band[:, 0], band[:, 1], band[:, 2], color=COLOURS["blue"], alpha=0.18, linewidth=0)
+        for points, look in parts:
+            shape: dict[str, Any] = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.8}
+            if look.mark == "dot":
+                shape = {"marker": "o", "markersize": 4, "markeredgewidth": 0, "alpha": 0.55}
+            x, y = np.clip(points, low, high).T
+            ax.plot(x, y, linestyle="none", color=COLOURS[look.colour], clip_on=False, **shape)
+        ax.axline((low[0], low[0]), slope=1, color=COLOURS[PLAIN.colour], dashes=PLAIN.dash, linewidth=1.4)
+        ax.set_xlim(frame[0])
+        ax.set_ylim(frame[1])
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            _write_ticks(axis)
 
     return _chart(draw, xlabel=xlabel, ylabel=ylabel)
 

@@ -147,18 +147,24 @@ def _contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "cards": summary.run_cards(runs, labels) if several else summary.cards(shown),
         "comparison": summary.comparison(runs, labels) if several else None,
         "has_baseline": any(run.method in summary.BASELINES for run in runs),
-        "baseline": summary.BASELINES["mse" if shown.regression else "ce"],
+        "baseline": "mse" if shown.regression else "ce",
+        "baseline_name": summary.BASELINES["mse" if shown.regression else "ce"],
+        "has_params": any(run.section("method").get("params") for run in runs),
         "curves": charts.learning_curves(runs, labels),
         "memorisation": charts.memorisation(runs, labels),
         "simplex": paths,
         "with_simplex": with_simplex,
         "several": several,
         "regression": shown.regression,
+        "words": text.words(shown),
+        "target": text.target_name(shown),
+        "held_out": any(run.held_out for run in runs),
+        "has_ranges": shown.issues is not None and "suggested_low" in shown.issues,
         "main": labels[main],
         "why": why,
         "main_folder": shown.path.name,
         "matrices": tables.matrices(shown),
-        "residuals": charts.residuals(shown) if shown.regression else None,
+        "against_model": charts.against_model(shown) if shown.regression else None,
         "tiles": tiles,
         "tiles_wrong": (sum(known), len(known)) if known else None,
         "feature_rows": tables.feature_rows(shown),
@@ -198,7 +204,7 @@ def _main(runs: Sequence[RunRecord]) -> tuple[int, str]:
     known = {i: score for i, score in scores.items() if score is not None}
     if len(known) == len(scores):
         best = min(known, key=lambda i: known[i]) if runs[0].regression else max(known, key=lambda i: known[i])
-        return best, "the best of these runs at the last epoch on held-out given labels"
+        return best, f"the best of these runs at the last epoch on held-out given {text.words(runs[0]).many}"
     beyond = [i for i in listed if runs[i].method not in summary.BASELINES]
     return (beyond or listed)[0], "the first of these runs that is not the baseline"
 

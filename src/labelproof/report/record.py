@@ -176,6 +176,39 @@ class RunRecord:
             return None
         return matrix if matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] > 0 else None
 
+    def listed(self, column: str) -> NDArray[np.float64]:
+        """A column of the list as `(N,)` numbers, NaN where there is none; `"modelled"` is the model's value.
+
+        Raises:
+            ValueError: the run has no list.
+        """
+        import pandas as pd
+
+        if self.issues is None:
+            raise ValueError(
+                f"{self.path} has no issues.csv: ask for a column of the list only where `issues` is there"
+            )
+        if column == "modelled":  # lists of older versions have it as what they suggest
+            column = "suggested_value" if "suggested_value" in self.issues else "suggested"
+        if column not in self.issues:
+            return np.full(len(self.issues), np.nan)
+        return np.asarray(pd.to_numeric(self.issues[column], errors="coerce"), dtype=np.float64)
+
+    @property
+    def true_rate(self) -> float | None:
+        """Share of the given labels or targets that are really wrong; `None` if that is not known."""
+        if (told := self.number("true_rate")) is not None:
+            return told
+        wrong = self.really_wrong()
+        return float(wrong.mean()) if wrong is not None and self.regression else None
+
+    @property
+    def held_out(self) -> bool:
+        """Whether rows with given labels or targets were held out of training."""
+        return any(self.curve(column)[0].size for column in ("val_accuracy", "val_rmse")) or bool(
+            self.number("best_val_epoch")
+        )
+
     def really_wrong(self) -> NDArray[np.bool_] | None:
         """For each row of `issues`, whether its given label differs from the truth; `None` if that is not known."""
         if self.issues is None or "truth" not in self.issues or not (self.issues["truth"] != "").any():
@@ -183,10 +216,7 @@ class RunRecord:
         given, truth = self.issues["given"], self.issues["truth"]
         if not self.regression:
             return np.asarray(given != truth, dtype=bool)
-        import pandas as pd
-
-        a, b = (pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64) for column in (given, truth))
-        differs: NDArray[np.bool_] = ~np.isclose(a, b, rtol=1e-6, atol=0.0)
+        differs: NDArray[np.bool_] = ~np.isclose(self.listed("given"), self.listed("truth"), rtol=1e-6, atol=0.0)
         return differs
 
 

@@ -19,7 +19,9 @@ from labelproof.report.text import (
     number,
     percent,
     short,
+    target_name,
     wilson,
+    words,
 )
 
 BASELINES = {"ce": "cross-entropy", "mse": "the squared error"}
@@ -43,20 +45,20 @@ def cards(run: RunRecord) -> list[Card]:
         notes = [f"of {count(total)} ({percent(flagged / total)})"] if total else []
         precision = run.number("flagged_precision")
         notes += [f"{percent(precision)} of them really are"] if precision is not None and flagged else []
-        found.append(Card("Labels that look wrong", count(flagged), ", ".join(notes)))
+        found.append(Card(f"{words(run).many.capitalize()} that look wrong", count(flagged), ", ".join(notes)))
     kind = "target_noise" if run.regression else "noise"
     if (rate := run.number(f"{kind}_rate")) is not None:
         bounds = interval(run.section("result").get(f"{kind}_interval"))
         notes = [f"95\u00a0% interval {bounds}"] if bounds else []
-        true_rate = run.number("true_rate")
+        true_rate = run.true_rate
         notes += [f"in truth {percent(true_rate)}"] if true_rate is not None else []
-        found.append(Card("Estimated share of wrong labels", percent(rate), ", ".join(notes)))
+        found.append(Card(f"Estimated share of wrong {words(run).many}", percent(rate), ", ".join(notes)))
     if (told := run.number("cv_noise_rate")) is not None:
         bounds = interval(run.section("result").get("cv_noise_interval"))
         note = "estimated by cross-validation before training" + (f", 95\u00a0% interval {bounds}" if bounds else "")
         found.append(Card("Noise rate trained with", percent(told), note))
     if (precision := run.number("average_precision")) is not None:
-        true_rate = run.number("true_rate")
+        true_rate = run.true_rate
         chance = f"; a random order would give {percent(true_rate)}" if true_rate is not None else ""
         note = f"100\u00a0% is a perfect order{chance}"
         found.append(Card("Average precision of the list", percent(precision), note))
@@ -71,7 +73,11 @@ def _score_card(run: RunRecord) -> Card | None:
     if run.regression:
         rmse, r2 = run.last("test_rmse"), run.last("test_r2")
         fit = f", R² {number(r2)}" if r2 is not None else ""
-        return None if rmse is None else Card("Test RMSE", number(rmse), f"last epoch{fit}")
+        if rmse is not None:
+            return Card(f"Test RMSE{_of_target(run)}", number(rmse), f"last epoch{fit}")
+        rmse = run.last("val_rmse")
+        note = "against given targets, wrong ones included"
+        return None if rmse is None else Card("RMSE on held-out targets", number(rmse), note)
     accuracy, best = run.last("test_accuracy"), run.number("test_accuracy_at_best_val")
     epoch = run.number("best_val_epoch")
     if accuracy is not None:
@@ -81,6 +87,10 @@ def _score_card(run: RunRecord) -> Card | None:
     if accuracy is None:
         return None
     return Card("Accuracy on held-out labels", percent(accuracy), "against given labels, wrong ones included")
+
+
+def _of_target(run: RunRecord) -> str:
+    return f" of {target_name(run)}" if target_name(run) else ""
 
 
 def run_cards(runs: Sequence[RunRecord], labels: Sequence[str]) -> list[Card]:
@@ -101,7 +111,7 @@ def comparison(runs: Sequence[RunRecord], labels: Sequence[str]) -> Table:
     baseline = next((run for run in runs if run.method in BASELINES), None)
     if runs[0].regression:
         columns: list[tuple[str, Callable[[RunRecord], str]]] = [
-            ("Test RMSE, last epoch", lambda run: number(run.last("test_rmse"))),
+            (f"Test RMSE{_of_target(runs[0])}, last epoch", lambda run: number(run.last("test_rmse"))),
             ("Test R²", lambda run: number(run.last("test_r2"))),
         ]
     else:
@@ -200,8 +210,8 @@ def _setting(value: object) -> str:
     if value in (None, "", []):
         return NOTHING
     if isinstance(value, float):
-        return f"{value:g}"
-    return short(", ".join(map(str, value)) if isinstance(value, list) else value)
+        return f"{value:g}" if abs(value) < 1e5 else number(value)
+    return short(", ".join(map(_setting, value)) if isinstance(value, list) else value)
 
 
 def caveats(runs: Sequence[RunRecord], labels: Sequence[str]) -> list[str]:
@@ -214,9 +224,9 @@ def caveats(runs: Sequence[RunRecord], labels: Sequence[str]) -> list[str]:
             found.append(f"{label}: this run is not finished. The page shows {done}.")
     seen = [(run.section("data").get("name"), run.num_samples, run.noise.get("hash")) for run in runs]
     if any(labels != seen[0] for labels in seen):
-        told = sorted({noise_words(run.noise) or "as given" for run in runs})
+        told = sorted({noise_words(run.noise, words(run).one) or "as given" for run in runs})
         found.append(
-            "These runs did not see the same labels (data set, size or noise hash differ"
+            f"These runs did not see the same {words(runs[0]).many} (data set, size or noise hash differ"
             f"{': ' + listing(told) if len(told) > 1 else ''}): they cannot be compared like with like."
         )
     return found

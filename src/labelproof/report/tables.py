@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,10 @@ from labelproof.report.text import (
     aligned,
     count,
     listing,
-    number,
     percent,
     probability,
     short,
+    writer,
 )
 
 _ROWS, _EVIDENCE, _FEATURES, _ANNOTATED, _SWAPS = 100, 6, 12, 20, 10
@@ -77,17 +77,26 @@ def suspicious(run: RunRecord) -> Table | None:
     top = run.issues.head(_ROWS)
     evidence = [str(name) for name in top.columns if str(name).startswith("evidence_")]
     wrong = run.really_wrong()
-    columns = ["Rank", "Id", "Given", "Suggested", "p_wrong", "Flagged"]
+    columns = ["Rank", "Id", "Given", _answer(run), "p_wrong", "Flagged"]
     columns += ["Truth", "Really wrong"] if wrong is not None else []
     words = frozenset({0, *range(len(columns))} - {4} - ({2, 3, 6} if run.regression else set()))
     shown = evidence[:_EVIDENCE]
     columns += [name.removeprefix("evidence_").replace("_", " ") for name in shown]
     told = [aligned(top[name].tolist()) for name in shown]
+    write = _writers(run)
     rows = []
     for i, row in enumerate(top.to_dict("records")):
-        cells = [count(row["rank"]), *_labels(run, row), "yes" if row["flagged"] else "no"]
+        name, given, answer, p_wrong = _labels(write, row)
+        cells = [
+            count(row["rank"]),
+            name,
+            given,
+            answer + _range(write, row),
+            p_wrong,
+            "yes" if row["flagged"] else "no",
+        ]
         if wrong is not None:
-            cells += [_value(run, row["truth"]), "yes" if wrong[i] else "no"]
+            cells += [write.given(row["truth"]), "yes" if wrong[i] else "no"]
         rows.append([*cells, *(column[i] for column in told)])
     note = f"The first {count(len(top))} of {count(len(run.issues))} rows of issues.csv."
     if len(evidence) > len(shown):
@@ -95,19 +104,52 @@ def suspicious(run: RunRecord) -> Table | None:
     return Table(columns, rows, words, note)
 
 
-def _labels(run: RunRecord, row: Mapping[Any, Any]) -> tuple[str, str, str, str]:
+def _answer(run: RunRecord) -> str:
     # In regression the model's value says more than what stays as given where nothing is flagged.
-    given, suggested = _value(run, row["given"]), _value(run, row.get("suggested_value", row["suggested"]))
-    return short(row["id"], _WIDE), given, suggested, probability(row["p_wrong"])
+    return "Model's value" if run.regression else "Suggested"
 
 
-def _value(run: RunRecord, text: object) -> str:
-    if not run.regression:
-        return short(text, _WIDE)
-    try:
-        return number(float(str(text)))
-    except ValueError:
-        return short(text, _WIDE)
+class _Writers(NamedTuple):
+    """How to write what was given (and the truth), and what the model says."""
+
+    given: Callable[[object], str]
+    model: Callable[[object], str]
+
+
+def _writers(run: RunRecord) -> _Writers:
+    if not run.regression or run.issues is None:
+        return _Writers(_cut, _cut)
+    given, modelled = run.listed("given"), run.listed("modelled")
+    # The model's value is known no better than its range says; old lists have none, but how far it usually is off.
+    width = run.listed("suggested_high") - run.listed("suggested_low")
+    width = width if np.isfinite(width).any() else np.abs(given - modelled)
+    width = width[np.isfinite(width)]
+    step = float(np.median(width)) if width.size else 0.0
+    return _Writers(_or_cut(writer(given, step)), _or_cut(writer(modelled, step)))
+
+
+def _or_cut(write: Callable[[object], str]) -> Callable[[object], str]:
+    def written(text: object) -> str:
+        try:
+            return write(float(str(text)))
+        except ValueError:
+            return _cut(text)
+
+    return written
+
+
+def _cut(text: object) -> str:
+    return short(text, _WIDE)
+
+
+def _labels(write: _Writers, row: Mapping[Any, Any]) -> tuple[str, str, str, str]:
+    given, answer = write.given(row["given"]), write.model(row.get("suggested_value", row["suggested"]))
+    return short(row["id"], _WIDE), given, answer, probability(row["p_wrong"])
+
+
+def _range(write: _Writers, row: Mapping[Any, Any]) -> str:
+    low, high = (finite(row.get(f"suggested_{end}")) for end in ("low", "high"))
+    return "" if low is None or high is None else f" ({write.model(low)} to {write.model(high)})"
 
 
 def swaps(run: RunRecord) -> Table | None:
@@ -127,12 +169,12 @@ def tiles(run: RunRecord) -> list[Tile]:
     """The most suspicious samples as pictures; empty for tabular data."""
     if run.gallery is None or run.gallery.image is None or run.issues is None:
         return []
-    wrong = run.really_wrong()
+    wrong, write = run.really_wrong(), _writers(run)
     found = []
     for position, row in _matched(run, run.gallery.rank):
-        truth = "" if wrong is None else _value(run, row["truth"])
+        truth = "" if wrong is None else write.given(row["truth"])
         verdict = None if wrong is None else bool(wrong[row["position"]])
-        sample, given, suggested, p_wrong = _labels(run, row)
+        sample, given, suggested, p_wrong = _labels(write, row)
         image = run.gallery.image[position]
         found.append(
             Tile(sample, given, suggested, p_wrong, truth, verdict, picture(image), max(image.shape[:2]) <= 16)
@@ -148,13 +190,13 @@ def feature_rows(run: RunRecord) -> Table | None:
     names = run.section("data").get("columns")
     if not isinstance(names, list) or len(names) != values.shape[1]:
         names = [f"feature {i}" for i in range(values.shape[1])]
-    wrong = run.really_wrong()
-    columns = ["Id", "Given", "Suggested", "p_wrong", *(["Truth"] if wrong is not None else [])]
+    wrong, write = run.really_wrong(), _writers(run)
+    columns = ["Id", "Given", _answer(run), "p_wrong", *(["Truth"] if wrong is not None else [])]
     words = frozenset({0} | (set() if run.regression else {1, 2} | ({4} if wrong is not None else set())))
     told = [aligned(column.tolist()) for column in values.T[:_FEATURES]]
     rows = []
     for position, row in _matched(run, run.gallery.rank):
-        cells = [*_labels(run, row), *([_value(run, row["truth"])] if wrong is not None else [])]
+        cells = [*_labels(write, row), *([write.given(row["truth"])] if wrong is not None else [])]
         rows.append([*cells, *(column[position] for column in told)])
     extra = values.shape[1] - _FEATURES
     note = f"The first {_FEATURES} of {values.shape[1]} feature columns." if extra > 0 else ""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from labelproof.report.record import RunRecord, finite
 
@@ -11,6 +15,25 @@ NOTHING = "–"
 _MINUS = "\u2212"
 _NBSP = "\u00a0"
 _Z95 = 1.959964
+_PLAIN = 1e15  # from here on numbers are written with powers of ten
+
+
+class Words(NamedTuple):
+    """What the task calls what was given for each sample."""
+
+    one: str
+    many: str
+
+
+def words(run: RunRecord) -> Words:
+    """Classes are labels, numbers are targets."""
+    return Words("target", "targets") if run.regression else Words("label", "labels")
+
+
+def target_name(run: RunRecord) -> str:
+    """What the data calls the target of a regression; empty where it has no name of its own."""
+    name = str(run.section("data").get("target") or "")
+    return short(name, 40) if run.regression and name not in ("label", "target") else ""
 
 
 def percent(value: object) -> str:
@@ -36,19 +59,48 @@ def count(value: object) -> str:
 def number(value: object) -> str:
     """Any number with about four significant digits.
 
-    >>> number(3.14159), number(12345.6), number(0.00001234), number(7)
-    ('3.142', '12,346', '1.23e−05', '7')
+    >>> number(3.14159), number(12345.6), number(0.00001234), number(7), number(1612345678.9)
+    ('3.142', '12,346', '1.23e−05', '7', '1,612,345,679')
     """
     x = finite(value)
     if x is None:
         return NOTHING
-    if x == int(x) and abs(x) < 1e15:
+    if x == int(x) and abs(x) < _PLAIN:
         text = f"{int(x):,}"
-    elif abs(x) < 1e-3 or abs(x) >= 1e9:
+    elif abs(x) < 1e-3 or abs(x) >= _PLAIN:
         text = f"{x:.2e}"
     else:
-        text = f"{x:,.0f}" if abs(x) >= 1e4 else f"{x:.4g}"
+        text = f"{x:,.0f}" if abs(x) >= 999.95 else f"{x:.4g}"
     return text.replace("-", _MINUS)
+
+
+def writer(values: Sequence[float] | NDArray[np.float64], step: float = 0.0) -> Callable[[object], str]:
+    """How to write numbers of one kind: with as many decimals as the middle one needs, none if all are whole.
+
+    Args:
+        values: the numbers; those that are not finite do not count.
+        step: a difference that must still show, in the units of `values`.
+
+    >>> write = writer([4.1, 9.25, 1e6], step=0.05)
+    >>> write(4.2), write(1e6), write(-0.0001), write(None), writer([17941, 3])(17941.0)
+    ('4.200', '1,000,000.000', '−1.00e−04', '–', '17,941')
+    """
+    sizes = sorted(abs(float(x)) for x in values if x and math.isfinite(x))
+    decimals = 0
+    if any(x != int(x) for x in sizes):
+        decimals = 3 - math.floor(math.log10(sizes[len(sizes) // 2]))
+        decimals = max(decimals, 1 - math.floor(math.log10(step))) if 0 < step < math.inf else decimals
+        decimals = min(max(decimals, 0), 9)
+
+    def write(value: object) -> str:
+        x = finite(value)
+        if x is None:
+            return NOTHING
+        text = f"{x:,.{decimals}f}"
+        lost = x != 0 and not text.strip("-0.")
+        return number(x) if lost or abs(x) >= _PLAIN else text.replace("-", _MINUS)
+
+    return write
 
 
 def aligned(values: Sequence[object]) -> list[str]:
@@ -59,7 +111,7 @@ def aligned(values: Sequence[object]) -> list[str]:
     """
     sizes = sorted(abs(x) for value in values if (x := finite(value)))
     whole = all(x == int(x) for value in values if (x := finite(value)) is not None)
-    if not sizes or whole or not 1e-3 <= sizes[-1] < 1e9:
+    if not sizes or whole or not 1e-3 <= sizes[-1] < _PLAIN:
         return [_cell(value, None) for value in values]
     decimals = 3 if sizes[-1] <= 1 else min(max(3 - math.floor(math.log10(sizes[len(sizes) // 2])), 0), 5)
     return [_cell(value, decimals) for value in values]
@@ -156,7 +208,7 @@ def interval(bounds: object) -> str:
     return f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
-def noise_words(noise: Mapping[str, object]) -> str:
+def noise_words(noise: Mapping[str, object], what: str = "label") -> str:
     r"""What is known of the noise in words; empty if nothing is.
 
     >>> noise_words({"kind": "symmetric", "rate": 0.4, "realised": 0.3998})
@@ -165,7 +217,7 @@ def noise_words(noise: Mapping[str, object]) -> str:
     rate = next((noise[key] for key in ("realised", "rate") if finite(noise.get(key)) is not None), None)
     if not noise.get("kind"):
         return ""
-    return f"label noise: {noise['kind']}" + (f", {percent(rate)}" if rate is not None else "")
+    return f"{what} noise: {noise['kind']}" + (f", {percent(rate)}" if rate is not None else "")
 
 
 def headline(runs: Sequence[RunRecord], labels: Sequence[str], main: int) -> list[str]:
@@ -185,6 +237,7 @@ def headline(runs: Sequence[RunRecord], labels: Sequence[str], main: int) -> lis
         if several := len({data_name(one) for one in runs}) > 1:
             where = listing(list(dict.fromkeys(map(_where, runs))))
         told = [f"{labels[i]} {write(scores[i])}" + f" on {data_name(runs[i])}" * several for i in known]
+        measure += f" of {target_name(run)}" if target_name(run) else ""
         score = f"Test {measure} at the last epoch: {listing(told)}." if told else "There is no test score."
         return [f"Trained on {where}. {score}", *_findings(run, f" by {labels[main]}")]
     epochs = len(run.metrics)
@@ -192,7 +245,10 @@ def headline(runs: Sequence[RunRecord], labels: Sequence[str], main: int) -> lis
     if scores[0] is None:
         first = f"{labels[0]} was trained{f' for {time}' if epochs else ''} on {where}; there is no test score."
     else:
-        reached = f"a test RMSE of {number(scores[0])}" if run.regression else f"{percent(scores[0])} test accuracy"
+        name = f" for {target_name(run)}" if target_name(run) else ""
+        reached = (
+            f"a test RMSE of {number(scores[0])}{name}" if run.regression else f"{percent(scores[0])} test accuracy"
+        )
         first = f"{labels[0]} reached {reached}{f' after {time}' if epochs else ''} on {where}."
     return [first, *_findings(run, "")]
 
@@ -203,8 +259,10 @@ def data_name(run: RunRecord) -> str:
 
 
 def _where(run: RunRecord) -> str:
-    facts = [f"{count(run.num_samples)} labelled samples"] if run.num_samples else []
-    facts += [words] if (words := noise_words(run.noise)) else []
+    kind = "samples" if run.regression else "labelled samples"
+    facts = [f"{count(run.num_samples)} {kind}"] if run.num_samples else []
+    facts += [f"target: {name}"] if (name := target_name(run)) else []
+    facts += [told] if (told := noise_words(run.noise, words(run).one)) else []
     return data_name(run) + (f" ({'; '.join(facts)})" if facts else "")
 
 
@@ -213,19 +271,20 @@ def _findings(run: RunRecord, who: str) -> list[str]:
     if flagged is None:
         return []
     total = f" of {count(run.num_samples)}" if run.num_samples else ""
-    found = f"{count(flagged) if flagged else 'None'}{total} labels {'were' if who else 'are'} flagged{who} as wrong"
+    found = f"{count(flagged) if flagged else 'None'}{total} {words(run).many}"
+    found += f" {'were' if who else 'are'} flagged{who} as wrong"
     kind = "target_noise" if run.regression else "noise"
     rate = run.number(f"{kind}_rate")
     if rate is None:
         return [f"{found}."]
     bounds = interval(run.section("result").get(f"{kind}_interval"))
     estimate = f"; {percent(rate)} are estimated to be wrong" + (f" (95{_NBSP}% interval {bounds})" if bounds else "")
-    true_rate = run.number("true_rate")
+    true_rate = run.true_rate
     return [f"{found}{estimate}" + (f", {percent(true_rate)} really are." if true_rate is not None else ".")]
 
 
 def num_flagged(run: RunRecord) -> int | None:
-    """How many labels the run calls wrong; `None` if it has no list yet."""
+    """How many labels or targets the run calls wrong; `None` if it has no list yet."""
     flagged = run.number("flagged")
     if flagged is not None:
         return int(flagged)
