@@ -170,7 +170,8 @@ def body(
     for name, problem in problems.items():
         if any(job.problem == name for job in found):
             yield ""
-            yield from _section(grid, name, problem, splits)
+            listed = any(job.problem == name and "average_precision" in run for job, run in found.items())
+            yield from _section(grid, name, problem, splits, listed)
     yield ""
     for title in grid.titles:
         if rows[title].note:
@@ -179,19 +180,20 @@ def body(
     yield from under(found, problems, splits)
 
 
-def _section(grid: Grid, name: str, problem: Any, splits: int) -> Iterator[str]:
+def _section(grid: Grid, name: str, problem: Any, splits: int, listed: bool) -> Iterator[str]:
     kinds = ("clean", *problem.kinds)
     yield f"### {name} ({problem.unit})"
     yield ""
     yield from table(grid, name, kinds, "rmse", "test RMSE", splits, problem.digits)
     yield ""
-    yield "<details><summary>Test R², and how well the wrong targets are listed</summary>"
+    yield f"<details><summary>Test R²{', and how well the wrong targets are listed' * listed}</summary>"
     yield ""
     yield from table(grid, name, kinds, "r2", "test R²", splits, 3)
     yield ""
-    head = "list of wrong targets: average precision, per cent"
-    yield from table(grid, name, problem.kinds, "average_precision", head, splits, 1, scale=100)
-    yield ""
+    if listed:
+        head = "list of wrong targets: average precision, per cent"
+        yield from table(grid, name, problem.kinds, "average_precision", head, splits, 1, scale=100)
+        yield ""
     yield "</details>"
 
 

@@ -273,7 +273,7 @@ def run(job: Job) -> dict[str, Any]:
     hidden: dict[str, Any] = {}
     if job.rate:
         made = noise.inject(y[train], job.kind, job.rate, seed=job.split, x=x[train])
-        data = data.relabelled(made.labels.astype(np.float32), **made.record())
+        data = data.relabelled(made.labels, **made.record())
         hidden = {"wrong": int(made.changed.sum()), "hash": made.hash[:16]}
     method = get_method(ROWS[job.title].method)(**ROWS[job.title].options(job.rate))
     wall, cpu = time.perf_counter(), time.process_time()

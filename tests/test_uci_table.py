@@ -155,6 +155,7 @@ def test_targets_are_corrupted_in_training_only(table: ModuleType, monkeypatch: 
     np.testing.assert_array_equal(data.truth, y[rows])
     expected = noise.inject(y[rows], "coordinate-swap", 0.25, seed=1)
     np.testing.assert_array_equal(data.y, expected.labels)
+    assert data.y.dtype == data.truth.dtype, "in two precisions nearly every target would count as wrong"
     assert found["wrong"] == expected.changed.sum() == 18
     assert method.noise_rate == 0.25
     assert settings.seed == 1

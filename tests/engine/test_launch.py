@@ -33,4 +33,6 @@ def test_memory_is_kept_between_steps() -> None:
         how: int(subprocess.run([sys.executable, "-c", _CODE, how], capture_output=True, text=True, check=True).stdout)
         for how in ("launched", "not")
     }
+    if faults["not"] < 1000:
+        pytest.skip(f"freed memory is not handed back here at present: {faults['not']} page faults without settings")
     assert faults["launched"] < 0.01 * faults["not"], faults
