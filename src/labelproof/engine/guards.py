@@ -18,6 +18,11 @@ _REMEDY = {
 }
 
 
+def name_of(method: Method) -> str:
+    """What users call a method: its registered name, or the class name of their own."""
+    return method.name or type(method).__name__
+
+
 def check_network(network: nn.Module, method: Method, shape: tuple[int, ...], num_outputs: int) -> None:
     """Try the network on one zero input of each kind it will meet.
 
@@ -25,7 +30,7 @@ def check_network(network: nn.Module, method: Method, shape: tuple[int, ...], nu
         ValueError: the method forbids one of its layers or a kind that is none of `KINDS`, the network rejects inputs
             of this shape, or its outputs have another shape than `(B, num_outputs)`.
     """
-    who = method.name or type(method).__name__
+    who = name_of(method)
     for kind in sorted(method.forbids):
         if kind not in KINDS:
             raise ValueError(f"{who} forbids {kind!r}, which is no kind of layer: there are {', '.join(sorted(KINDS))}")

@@ -20,7 +20,7 @@ from labelproof.data.feed import DeviceFeed, Feed, StreamFeed, load_item
 from labelproof.data.seeds import derive
 from labelproof.data.split import hold_out
 from labelproof.data.transforms import FAR, Standardise, TargetScale
-from labelproof.engine.guards import check_scale
+from labelproof.engine.guards import check_scale, name_of
 from labelproof.engine.settings import Settings
 from labelproof.functional.ranks import world_size
 
@@ -104,7 +104,7 @@ def prepare(
     if task.kind not in method.tasks:
         allowed = " and ".join(sorted(method.tasks))
         raise ValueError(
-            f"method {_name(method)} is for {allowed}, but these labels make a {task.kind} task: choose a method for "
+            f"method {name_of(method)} is for {allowed}, but these labels make a {task.kind} task: choose a method for "
             f"{task.kind} (labelproof methods lists them), or labels for {allowed} (see --task)"
         )
     _check_streams(method, data, streams)
@@ -157,10 +157,6 @@ def prepare(
     )
 
 
-def _name(method: Method) -> str:
-    return method.name or type(method).__name__
-
-
 def _absent(data: Data, rows: NDArray[np.int64]) -> list[Any]:
     """Classes of which none of the rows is."""
     counts = np.bincount(data.y[rows], minlength=data.num_classes)
@@ -177,12 +173,12 @@ def _check_streams(method: Method, data: Data, streams: Mapping[str, Data]) -> N
         if name not in streams:
             what = STREAMS.get(name, "further data")
             raise ValueError(
-                f"method {_name(method)} also needs {what}: --{name} DATA on the command line, "
+                f"method {name_of(method)} also needs {what}: --{name} DATA on the command line, "
                 f"fit(X, y, {name}=(X_{name}, y_{name})) in Python"
             )
     for name, side in streams.items():
         if name not in wanted:
-            raise ValueError(f"method {_name(method)} has no use for {name}: leave it out")
+            raise ValueError(f"method {name_of(method)} has no use for {name}: leave it out")
         _check_like(data, side, name)
         if len(side) < 2 * world_size():  # of which BatchNorm needs two on each
             raise ValueError(f"{name} has {len(side)} samples: at least {2 * world_size()} are needed")

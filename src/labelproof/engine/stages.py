@@ -11,6 +11,7 @@ from labelproof.core.method import Method
 from labelproof.data.dataset import Data
 from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
+from labelproof.engine.guards import name_of
 from labelproof.engine.logs import say
 from labelproof.engine.loop import Factory, fit_once
 from labelproof.engine.settings import Settings
@@ -123,7 +124,7 @@ class _Stages:
             verbose=self.verbose,
             tensorboard=self.tensorboard,
             stamp={"stage": stage, "asked": self.settings.asdict(), **self.stamp},
-            title=f"{method.name or type(method).__name__} {stage}".strip(),
+            title=f"{name_of(method)} {stage}".strip(),
         )
         self.seconds[stage] = fitted.history[-1]["seconds"]
         return fitted

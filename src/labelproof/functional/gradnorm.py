@@ -19,7 +19,8 @@ backward pass, and 0.8 to 1.4 times its time (`benchmarks/gradnorm.py`). Network
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -86,8 +87,7 @@ def _from_layers(network: nn.Module, x: Tensor, loss: Losses) -> tuple[Tensor, T
     outs: dict[nn.Module, tuple[Any, Tensor, int]] = {}
     covered = [True]
 
-    def seen(layer: nn.Module, inputs: Sequence[Any], named: dict[str, Any], out: Tensor) -> None:
-        a = inputs[0] if inputs else named["input"]
+    def seen(layer: nn.Module, a: Tensor, out: Tensor) -> None:
         covered[0] &= layer not in outs and out.requires_grad and len(a) == len(out) == len(x)
         if not covered[0]:
             return
@@ -101,14 +101,9 @@ def _from_layers(network: nn.Module, x: Tensor, loss: Losses) -> tuple[Tensor, T
 
         out.register_hook(back)  # type: ignore[no-untyped-call]
 
-    # Before other hooks, which may change the output.
-    hooks = [layer.register_forward_hook(seen, prepend=True, with_kwargs=True) for layer in layers]
-    try:
+    with _watched(layers, seen):
         out = network(x)
         each = loss(out)
-    finally:
-        for hook in hooks:
-            hook.remove()
     changed_views = any(out._is_view() and out._version != then for _, out, then in outs.values())  # lose their hooks
     ends = {node for node, _, _ in outs.values()}
     ways = {id(p): int(m in outs) for m in layers for p in _trainable(m)}
@@ -119,6 +114,21 @@ def _from_layers(network: nn.Module, x: Tensor, loss: Losses) -> tuple[Tensor, T
         with torch.autocast(x.device.type, enabled=False):  # the rules
             torch.autograd.grad(each.sum(), first, allow_unused=True)
     return square, out.detach()
+
+
+@contextmanager
+def _watched(layers: Sequence[nn.Module], seen: Callable[[nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """Call `seen` with each layer, its input and its output, before other hooks, which may change the output."""
+
+    def hook(layer: nn.Module, inputs: Sequence[Any], named: dict[str, Any], out: Tensor) -> None:
+        seen(layer, inputs[0] if inputs else named["input"], out)
+
+    hooks = [layer.register_forward_hook(hook, prepend=True, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def _trainable(layer: nn.Module) -> list[Tensor]:
@@ -139,17 +149,11 @@ def _samples_first(network: nn.Module, layers: Sequence[nn.Module], x: Tensor) -
     few = x[:2] if len(x) > 2 else x.repeat(2, *[1] * (x.ndim - 1))  # never 1, which some networks squeeze away
     lengths: list[int] = []
 
-    def seen(_: nn.Module, inputs: Sequence[Any], named: dict[str, Any], out: Tensor) -> None:
-        a = inputs[0] if inputs else named["input"]
+    def seen(_: nn.Module, a: Tensor, out: Tensor) -> None:
         lengths.extend((len(a), len(out)))
 
-    hooks = [layer.register_forward_hook(seen, prepend=True, with_kwargs=True) for layer in layers]
-    try:
-        with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-            network(few)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _watched(layers, seen), torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+        network(few)
     torch.clear_autocast_cache()  # before torch 2.11 it hands weights cast without gradient to the next pass
     return all(length == len(few) for length in lengths)
 

@@ -25,16 +25,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from labelproof.core.chosen import loss_of_rows
+from labelproof.core.chosen import loss_of_smallest
 from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range
-from labelproof.core.nets import Nets, outputs, preview
+from labelproof.core.nets import Nets, outputs
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.curriculum import kept_share
 from labelproof.functional.ranks import world_size
-from labelproof.functional.select import num_kept, smallest, smallest_rows, weighted_mean
+from labelproof.functional.select import num_kept, smallest, weighted_mean
 from labelproof.procedures.noise_rate import with_noise_rate
 
 #: Where a backward pass costs r forward passes, one pass over all rows costs 1 + r, two passes 1 + R (1 + r): the same
@@ -104,8 +104,8 @@ class CoTeaching(Method):
         return Loss(value, out=torch.stack(out), trust=torch.stack([w2, w1]))
 
     def _two_passes(self, nets: Nets, batch: Batch, keep: float) -> Loss:
-        out = preview(nets, batch.x)
-        each = [self.task.loss(o, batch.target) for o in out]
-        theirs = [smallest_rows(other, keep) for other in reversed(each)]  # (2)
-        value, w = loss_of_rows(self.task, nets, batch, theirs)  # (3)
-        return Loss(value, out=out, trust=w)
+        def scored(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+            out: Tensor = net(batch.x)
+            return out, self.task.loss(out, batch.target)
+
+        return loss_of_smallest(self.task, nets, batch, keep, scored, first=True)  # (2), (3)
