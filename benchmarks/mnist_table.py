@@ -19,7 +19,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -58,8 +58,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+#: Labels that people gave: nothing is injected.
+HUMAN = "human"
+
+
 class Noise(NamedTuple):
-    """A kind of wrong labels, its rate, and the matrix it is drawn from."""
+    """A kind of wrong labels, its rate, and the matrix it is drawn from; of people's labels the rate that is told."""
 
     kind: str
     rate: float
@@ -67,6 +71,25 @@ class Noise(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {100 * self.rate:.0f} %"
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What runs of a table share.
+
+    Attributes:
+        load: training data and test data.
+        results: folder of the result files.
+        settings: the same for every row but for what a row says.
+        data: name of the data; nothing for this table, whose first results have none.
+        watched: so many of the test images are looked at after each epoch, for a curve.
+    """
+
+    load: Callable[[], tuple[Data, Data]]
+    results: Path
+    settings: Mapping[str, Any]
+    data: str = ""
+    watched: int = 0
 
 
 NOISES = (Noise("symmetric", 0.2), Noise("symmetric", 0.5), Noise("symmetric", 0.8), Noise("pairflip", 0.45))
@@ -181,6 +204,7 @@ ROWS: dict[str, Row] = {
         note="two networks; λ_u = 25, α = 4, warm-up of a tenth of the epochs; for pairflip with the confidence "
         "penalty that the paper has for asymmetric noise",
     ),
+    "INCV": Row("incv", note="two networks after eight trainings on about a half each; told nothing, all estimated"),
     "trimmed loss": Row("trimmed", _rate, note="**told the true noise rate**"),
     "PRL-L": Row("prl-l", _rate, note="**told the true noise rate**"),
     "co-PRL-L": Row("co-prl-l", _rate, note="**two networks; told the true noise rate**"),
@@ -194,35 +218,51 @@ ROWS: dict[str, Row] = {
 
 
 class Job(NamedTuple):
-    """One run: a row under a noise and a seed."""
+    """One run: a row under a noise and a seed, of this table if no other is named."""
 
     title: str
     noise: Noise
     seed: int
+    of: Bench | None = None
+
+    @property
+    def bench(self) -> Bench:
+        return self.of or Bench(load, RESULTS, SETTINGS)
 
     @property
     def path(self) -> Path:
         name = re.sub(r"[^a-z0-9+]+", "-", f"{self.title}-{self.noise.kind}{self.noise.rate:g}".lower())
-        return RESULTS / f"{name}-seed{self.seed}.json"
+        return self.bench.results / f"{name}-seed{self.seed}.json"
 
     @property
     def settings(self) -> Settings:
-        return Settings(**SETTINGS, **ROWS[self.title].settings, seed=self.seed)
+        return Settings(**self.bench.settings, **ROWS[self.title].settings, seed=self.seed)
 
 
-def jobs(only: str, seeds: int) -> list[Job]:
-    """All runs whose row matches, seed by seed: a table of the first seed is there early."""
+def jobs(only: str, seeds: int, *, noises: Sequence[Noise] = (), of: Bench | None = None) -> list[Job]:
+    """All runs whose row matches, seed by seed: a table of the first seed is there early.
+
+    Args:
+        only: title or method; * and ? stand for anything.
+        seeds: the first so many.
+        noises: this table's if there are none.
+        of: another table's data and settings.
+    """
     titles = [t for t, row in ROWS.items() if fnmatch(t, only) or fnmatch(row.method, only)]
     if not titles:
         raise SystemExit(f"--only {only}: no row or method of that name; there are {', '.join(ROWS)}")
-    return [Job(t, n, s) for s in range(seeds) for n in NOISES for t in titles]
+    return [Job(t, n, s, of) for s in range(seeds) for n in noises or NOISES for t in titles]
 
 
 def load() -> tuple[Data, Data]:
     """The 10,000 training images of `--subset 10000`, and the clean test images."""
-    data = catalog.load("mnist")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(data))[:SAMPLES])
-    return data.take(chosen), catalog.load("mnist", split="test")
+    return subset("mnist"), catalog.load("mnist", split="test")
+
+
+def subset(name: str) -> Data:
+    """What `--subset 10000` takes of a named data set."""
+    data = catalog.load(name)
+    return data.take(np.sort(np.random.default_rng(0).permutation(len(data))[:SAMPLES]))
 
 
 def verify(data: Data, clean: Data, count: int, seed: int) -> tuple[Data, Data]:
@@ -235,9 +275,11 @@ def verify(data: Data, clean: Data, count: int, seed: int) -> tuple[Data, Data]:
 
 def identity(job: Job) -> dict[str, Any]:
     """Everything that decides a run's outcome, but for the code; what a result must share to be reused."""
-    made = noise.inject(np.arange(10), job.noise.kind, job.noise.rate, num_classes=10)
-    method = ROWS[job.title].make(job.noise._replace(matrix=np.asarray(made.nominal).tolist()))
-    row = ROWS[job.title]
+    row, told = ROWS[job.title], job.noise
+    if told.kind != HUMAN:
+        made = noise.inject(np.arange(10), told.kind, told.rate, num_classes=10)
+        told = told._replace(matrix=np.asarray(made.nominal).tolist())
+    method = row.make(told)
     return {
         "method": row.method,
         "params": method.get_params(),
@@ -247,7 +289,18 @@ def identity(job: Job) -> dict[str, Any]:
         "network": row.network,
         "labelproof": labelproof.__version__,
         **({"clean": row.clean} if row.clean else {}),
+        **({"data": job.bench.data} if job.bench.data else {}),
+        **({"watched": job.bench.watched} if job.bench.watched else {}),
     }
+
+
+def corrupt(clean: Data, job: Job) -> tuple[Data, dict[str, Any]]:
+    """The data with wrong labels, their realised rate and their hash; labels that people gave stay as they are."""
+    if job.noise.kind == HUMAN:
+        wrong = float((clean.y != clean.truth).mean())
+        return clean, {"rate": wrong, "hash": noise.digest(clean.y)}
+    made = noise.inject(clean.y, job.noise.kind, job.noise.rate, seed=job.seed, num_classes=clean.num_classes)
+    return clean.relabelled(made.labels, **made.record()), {"rate": made.rate, "hash": made.hash}
 
 
 def finished(job: Job) -> dict[str, Any] | None:
@@ -260,10 +313,9 @@ def finished(job: Job) -> dict[str, Any] | None:
 
 
 def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
-    """Train, and measure on the clean test images once, at the end."""
+    """Train, and measure on the clean test images at the end; on some of them after each epoch if the table says so."""
     row, who = ROWS[job.title], identity(job)
-    made = noise.inject(clean.y, job.noise.kind, job.noise.rate, seed=job.seed, num_classes=clean.num_classes)
-    data, method = clean.relabelled(made.labels, **made.record()), METHODS[row.method](**who["params"])
+    (data, realised), method = corrupt(clean, job), METHODS[row.method](**who["params"])
     streams = {}
     if row.clean:
         data, streams["clean"] = verify(data, clean, row.clean, job.seed)
@@ -274,7 +326,7 @@ def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
 
     result: dict[str, Any] = {}
     try:
-        done = runs.train(data, method, network, job.settings, streams=streams)
+        done = runs.train(data, method, network, job.settings, streams=streams, test=_few(test, job.bench.watched))
     except ValueError as error:
         if "diverged" not in str(error):
             raise
@@ -286,13 +338,16 @@ def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
             "average_precision": done.result["average_precision"],
             "noise_rate_estimate": done.result["noise_rate"],
             "wrong_memorised": last.get("wrong_memorised"),
-            "passes": counted,
+            **({} if job.bench.watched else {"passes": counted}),  # those of the curve would be among them
+            **{k: done.result[k] for k in ("incv", "incv_noise") if k in done.result},
         }
+        if job.bench.watched:
+            result["test_curve"] = [round(epoch["test_accuracy"], 4) for epoch in done.fitted.history]
     return {
         **who,
         "title": job.title,
         "result": result,
-        "noise_realised": {"rate": made.rate, "hash": made.hash},
+        "noise_realised": realised,
         "seconds": round(time.perf_counter() - wall, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
         "peers": method.peers,
@@ -303,20 +358,28 @@ def run(job: Job, clean: Data, test: Data) -> dict[str, Any]:
     }
 
 
+def _few(test: Data, count: int) -> Data | None:
+    return test.take(np.arange(min(count, len(test)))) if count else None
+
+
 def collect(todo: list[Job]) -> list[str]:
     """Make what is missing and nobody else is making; returns what failed."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    loaded: list[tuple[Data, Data]] = []
+    loaded: dict[Path, tuple[Data, Data]] = {}
 
     def make(job: Job) -> str:
-        if not loaded:
-            loaded.append(load())
-        found = run(job, *loaded[0])
+        bench = job.bench
+        if bench.results not in loaded:
+            bench.results.mkdir(parents=True, exist_ok=True)
+            loaded[bench.results] = bench.load()
+        found = run(job, *loaded[bench.results])
         text = json.dumps(found, indent=1) + "\n"
         atomically(job.path, lambda partial: partial.write_text(text))
         return f"{found['result'].get('test_accuracy', float('nan')):.4f} in {found['seconds']:.0f} s"
 
-    return share(todo, LOCKS, name=lambda job: job.path.stem, finished=lambda job: finished(job) is not None, make=make)
+    def name(job: Job) -> str:
+        return f"{job.bench.data} {job.path.stem}".strip()
+
+    return share(todo, LOCKS, name=name, finished=lambda job: finished(job) is not None, make=make)
 
 
 def cell(found: list[dict[str, Any]], key: str) -> str:

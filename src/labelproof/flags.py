@@ -217,7 +217,8 @@ def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) ->
         type=str,
         default="auto",
         help="auto (cnn for images, cnn-gn for methods that need GroupNorm, else mlp), mlp, or cnn, cnn9, resnet18, "
-        "resnet32, resnet34, preact-resnet18, each with BatchNorm or, as in cnn-gn, with GroupNorm",
+        "resnet32, resnet32-keras, resnet34, preact-resnet18, resnet110, each with BatchNorm or, as in cnn-gn, with "
+        "GroupNorm",
     )
     methods = candidates(words)
     for method in methods:

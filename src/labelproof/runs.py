@@ -31,6 +31,7 @@ from labelproof.data.feed import load_item
 from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
 from labelproof.engine.inputs import input_shape
+from labelproof.engine.launchers import Launcher
 from labelproof.engine.logs import write_metrics, write_text
 from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
@@ -84,6 +85,7 @@ def train(
     verbose: int = 0,
     tensorboard: bool = False,
     command: str = "",
+    launcher: Launcher | None = None,
 ) -> Run:
     """Train, list the wrong labels, and write the run's folder if one is given.
 
@@ -95,11 +97,12 @@ def train(
         test: evaluated, never used for a choice.
         streams: further data the method asks for, by name, e.g. `{"clean": verified samples}`.
         folder: gets `run.json`, `metrics.csv`, `issues.csv`, `gallery.npz`, `simplex.npz` (where the truth is known),
-            `report.html` with its pictures, and checkpoints.
+            `report.html` with its pictures, what else the method leaves (INCV's `selection.csv`), and checkpoints.
         resume: go on from the folder's last checkpoint.
         verbose: 0 is silent.
         tensorboard: also write TensorBoard events.
         command: how to repeat the run, for its record.
+        launcher: where trainings that need nothing of each other run side by side.
 
     Raises:
         ValueError: see `labelproof.engine.stages.fit`.
@@ -123,6 +126,7 @@ def train(
             verbose=verbose,
             tensorboard=tensorboard,
             stamp={"network": network_name(network)},
+            launcher=launcher,
         )
     issues, noise = _findings(fitted)
     result = {**_result(fitted, issues, noise), **fitted.figures}
@@ -383,6 +387,8 @@ def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
     if run.fitted.paths:
         density = torch.stack(run.fitted.paths).numpy().astype(np.uint32)
         atomically(folder / "simplex.npz", lambda partial: np.savez_compressed(partial, density=density))
+    for name, columns in run.fitted.tables.items():
+        save_issues(pd.DataFrame(columns), folder / f"{name}.csv")
     write_text(folder / "run.json", _json(record))
     write_report(folder)
 

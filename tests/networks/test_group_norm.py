@@ -100,8 +100,11 @@ def test_channels_last_computes_the_same(name):
     again = net(x.contiguous(memory_format=torch.channels_last))
     again.square().sum().backward()
     torch.testing.assert_close(again, out, rtol=1e-3, atol=1e-4)
+    rounding = 1e-6
+    if name.startswith(("resnet32-keras", "resnet110")):  # biases before a norm have nothing but rounding, of the whole
+        rounding = 1e-7 * torch.cat([g.flatten() for g in gradients]).norm()
     for parameter, gradient in zip(net.parameters(), gradients, strict=True):
-        assert (parameter.grad - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6
+        assert (parameter.grad - gradient).norm() <= 1e-3 * gradient.norm() + rounding
 
 
 @pytest.mark.parametrize("name", networks.available())

@@ -9,7 +9,7 @@ from torch import nn
 
 from labelproof import networks
 
-PLAIN = ["cnn", "cnn9", "resnet18", "resnet32", "resnet34", "preact-resnet18"]
+PLAIN = ["cnn", "cnn9", "resnet18", "resnet32", "resnet32-keras", "resnet34", "preact-resnet18", "resnet110"]
 GN = [f"{name}-gn" for name in PLAIN]
 CONV = PLAIN + GN
 SMALLEST = dict.fromkeys(CONV, 8) | {"cnn": 4, "cnn9": 28, "cnn9-gn": 28}

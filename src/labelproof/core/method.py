@@ -10,8 +10,9 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from labelproof.core.nets import Nets
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
 
+T = TypeVar("T")
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 
 #: Streams a method may ask for beside "train", and what they hold, for people.
@@ -45,10 +47,30 @@ class Scan(Protocol):
         """
 
 
+class Planned(NamedTuple):
+    """One of several trainings that need nothing of each other; what `Fit.__call__` takes."""
+
+    method: Method
+    data: Any
+    stage: str
+    length: float = 1.0
+    changes: Mapping[str, Any] = MappingProxyType({})
+
+
 class Fit(Protocol):
     """One training, as `Method.run` is given it: network, settings and folder are those of the run."""
 
-    def __call__(self, method: Method, data: Any, /, *, stage: str = "", length: float = 1.0, **changes: Any) -> Any:
+    def __call__(
+        self,
+        method: Method,
+        data: Any,
+        /,
+        *,
+        stage: str = "",
+        length: float = 1.0,
+        streams: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Any:
         """Train `method` on `data`.
 
         Args:
@@ -56,11 +78,23 @@ class Fit(Protocol):
             data: a `labelproof.data.dataset.Data`.
             stage: name of a training before the last one; its checkpoints get a folder of that name.
             length: share of the run's epochs it takes, at least one epoch.
+            streams: data for the method's `own_streams`, by name.
             changes: settings this training does differently, e.g. `early_stopping=True`.
 
         Returns:
             A `labelproof.engine.fitted.Fitted`.
         """
+
+    def all(self, plans: Sequence[Planned]) -> list[Any]:
+        """Several trainings that need nothing of each other, side by side where the run has processes for them.
+
+        Args:
+            plans: each with a stage of its own.
+
+        Returns:
+            What each came to, in order.
+        """
+        return [self(p.method, p.data, stage=p.stage, length=p.length, **p.changes) for p in plans]
 
     def note(self, text: str, **figures: Any) -> None:
         """Tell the user something beside the progress of training: what was chosen, say.
@@ -68,6 +102,14 @@ class Fit(Protocol):
         Args:
             text: one line, printed where progress is and kept in the run's record.
             figures: the same for programs, into the result of the run.
+        """
+
+    def table(self, name: str, columns: Mapping[str, Any]) -> None:
+        """Leave a table with the run.
+
+        Args:
+            name: of its file in the run's folder, without the ending.
+            columns: arrays of one length, by name.
         """
 
 
@@ -103,6 +145,7 @@ class Method(nn.Module):
         views: kinds of augmentation, one per view of each sample: `"weak"` is that of the run's settings, `"strong"`
             adds an automatic augmentation policy (images) or masking noise (rows).
         streams: feeds it needs; `"train"` always, others arrive in `batch.side`.
+        own_streams: feeds its `run` may give to `fit`, of which the user knows nothing; they arrive there as well.
         partial_graph: whether some parameters get no gradient in some steps (data-parallel wrappers must know).
         forbids: layer kinds it cannot work with, e.g. `{"batchnorm"}`; refused before training with the remedy.
     """
@@ -116,6 +159,7 @@ class Method(nn.Module):
     twins: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ("weak",)
     streams: ClassVar[tuple[str, ...]] = ("train",)
+    own_streams: ClassVar[tuple[str, ...]] = ()
     partial_graph: ClassVar[bool] = False
     forbids: ClassVar[frozenset[str]] = frozenset()
 
@@ -158,6 +202,17 @@ class Method(nn.Module):
             scan: `scan(f)` runs `f` over plain batches of all training samples, see `Scan`.
             now: the clock at the end of the epoch.
         """
+
+    def side_batch_size(self, stream: str, batch_size: int, rows: int, side_rows: int) -> int:
+        """Samples of a side stream in each step: as many as of the training data.
+
+        Args:
+            stream: its name.
+            batch_size: of the training data.
+            rows: trained on.
+            side_rows: of the stream.
+        """
+        return batch_size
 
     def optimizers(self, nets: Nets, make: MakeOptimizer) -> dict[str, Optimizer]:
         """Optimisers by name. `make(params)` builds the one the user chose; all are stepped once per step."""
@@ -246,6 +301,13 @@ def in_range(name: str, value: float, low: float, high: float, *, closed: str = 
     if not (above and below):
         left, right = "[" if closed in {"both", "left"} else "(", "]" if closed in {"both", "right"} else ")"
         raise ValueError(f"{name}={value!r} must lie in {left}{low}, {high}{right}")
+    return value
+
+
+def one_of(name: str, value: T, allowed: Sequence[T]) -> T:
+    """Return `value` if it is allowed, else raise `ValueError` naming argument, value and what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, allowed))}")
     return value
 
 

@@ -22,14 +22,20 @@ class Batch(NamedTuple):
             augmentations of the same samples (SOP+, SimCLR and DivideMix ask for two). Where nothing is random (no
             augmentation) ordinary views are one and the same tensor.
         target: the *given* label: `(B,)` int64 class codes, or `(B, D)` float regression targets.
-        side: batches of further streams by name, e.g. `"clean"` for Meta-Weight-Net; their ids are rows of *their*
-            data set.
+        side: batches of further streams by name, e.g. `"clean"` for MentorNet DD; their ids are rows of *their* data
+            set.
     """
 
     index: Tensor  # type: ignore[assignment]  # the field hides tuple.index(), which nobody calls on a batch
     views: tuple[Tensor, ...]
     target: Tensor
     side: Mapping[str, Batch] = _NOTHING
+
+    def joined(self, other: Batch) -> Batch:
+        """The rows of this batch and of another of the same training set, without side streams."""
+        pairs = zip(self.views, other.views, strict=False)  # a side stream has the ordinary view alone
+        views = tuple(torch.cat(pair) for pair in pairs)
+        return Batch(torch.cat([self.index, other.index]), views, torch.cat([self.target, other.target]))
 
     @property
     def x(self) -> Tensor:
@@ -79,3 +85,10 @@ class Loss(NamedTuple):
     out: Tensor | None = None
     trust: Tensor | None = None
     log: Mapping[str, Tensor] = _NOTHING
+
+    def of_first(self, rows: int) -> Loss:
+        """The same loss, of which the first rows alone are recorded: those of the batch, where others were added."""
+        out, trust = self.out, self.trust
+        return self._replace(
+            out=None if out is None else out[..., :rows, :], trust=None if trust is None else trust[..., :rows]
+        )

@@ -36,6 +36,7 @@ class Data:
         target_name: the name of the label column.
         given: `(N,)` or `(N, D)` regression targets in the user's own values and type, for lists; `y` if `None`.
         noise: what was injected, for the record (kind, rate, hash ...); empty if nothing was.
+        rows: `(n,)` int64, the rows to train on; all if `None`. The others keep their place in every list.
     """
 
     x: NDArray[Any] | MapStyle
@@ -48,6 +49,7 @@ class Data:
     target_name: str = "label"
     given: NDArray[Any] | None = None
     noise: dict[str, Any] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -78,6 +80,15 @@ class Data:
         """Number of classes; 0 in regression."""
         return 0 if self.classes is None else len(self.classes)
 
+    @property
+    def trained(self) -> NDArray[np.int64]:
+        """The rows to train on."""
+        return np.arange(len(self)) if self.rows is None else self.rows
+
+    def only(self, rows: NDArray[np.int64]) -> Data:
+        """The same data set, of which these rows alone are trained on: ids, lists and state per sample stay whole."""
+        return replace(self, rows=rows)
+
     def relabelled(self, y: NDArray[Any], **noise: Any) -> Data:
         """The same samples under other given labels; the present ones become the truth if none is known."""
         return replace(self, y=y, truth=self.y if self.truth is None else self.truth, noise=noise, given=None)
@@ -86,7 +97,7 @@ class Data:
         """The given rows as a data set of their own, ids kept (for subsets chosen *before* training)."""
         x = self.x[rows] if isinstance(self.x, np.ndarray) else _Rows(self.x, rows)
         truth, given = (None if a is None else a[rows] for a in (self.truth, self.given))
-        return replace(self, x=x, y=self.y[rows], ids=self.ids[rows], truth=truth, given=given)
+        return replace(self, x=x, y=self.y[rows], ids=self.ids[rows], truth=truth, given=given, rows=None)
 
 
 class _Rows:

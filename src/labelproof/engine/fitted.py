@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,7 @@ class Fitted:
         top: the largest value of the training images, where they were an array.
         notes: what a procedure told before this training, one line each.
         figures: the same for programs.
+        tables: what else it left, columns by name of the table.
         seconds_before: what the trainings before this one took.
     """
 
@@ -62,6 +63,7 @@ class Fitted:
     top: float | None
     notes: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds_before: float = 0.0
 
     @torch.no_grad()

@@ -108,7 +108,9 @@ def prepare(
             f"{task.kind} (labelproof methods lists them), or labels for {allowed} (see --task)"
         )
     _check_streams(method, data, streams)
-    rows, held = hold_out(data.y, float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
+    given = data.trained
+    part, out = hold_out(data.y[given], float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
+    rows, held = given[part], given[out]
     _check(data, test, rows, settings)
     if settings.early_stopping and len(held) == 0:
         raise ValueError(
@@ -125,12 +127,14 @@ def prepare(
         y = torch.from_numpy(of.y)
         return y if scale is None else scale(y)
 
-    def feed(of: Data, part: NDArray[np.int64], seed: int, views: tuple[str, ...] = ("weak",)) -> Feed:
+    def feed(
+        of: Data, part: NDArray[np.int64], seed: int, views: tuple[str, ...] = ("weak",), batch_size: int | None = None
+    ) -> Feed:
         colour = input_shape(of)[:-2] == (3,)
         common: dict[str, Any] = {
             "standardise": standardise,
             "device": device,
-            "batch_size": min(settings.batch_size, len(part)),
+            "batch_size": min(batch_size or settings.batch_size, len(part)),
             "seed": seed,
             "views": views,
             "augment": settings.augment if settings.augment != "auto" else ("crop-flip" if colour else "none"),
@@ -140,6 +144,11 @@ def prepare(
         if isinstance(of.x, np.ndarray) and of.x.nbytes <= settings.resident_bytes:
             return DeviceFeed(of.x, codes(of).numpy(), part, **common)
         return StreamFeed(cast(Any, of.x), codes(of).numpy(), part, workers=settings.workers, **common)
+
+    def side(name: str, of: Data) -> Feed:
+        part = of.trained
+        size = method.side_batch_size(name, settings.batch_size, len(rows), len(part))
+        return feed(of, part, derive(settings.seed, name), batch_size=size)
 
     return Inputs(
         task=task,
@@ -153,7 +162,7 @@ def prepare(
         valid=feed(data, held, settings.seed) if len(held) else None,
         test=feed(test, np.arange(len(test)), settings.seed) if test is not None else None,
         test_data=test,
-        side={name: feed(d, np.arange(len(d)), derive(settings.seed, name)) for name, d in streams.items()},
+        side={name: side(name, d) for name, d in streams.items()},
     )
 
 
@@ -177,6 +186,8 @@ def _check_streams(method: Method, data: Data, streams: Mapping[str, Data]) -> N
                 f"fit(X, y, {name}=(X_{name}, y_{name})) in Python"
             )
     for name, side in streams.items():
+        if name in method.own_streams:
+            continue
         if name not in wanted:
             raise ValueError(f"method {name_of(method)} has no use for {name}: leave it out")
         _check_like(data, side, name)
@@ -200,7 +211,8 @@ def input_shape(data: Data) -> tuple[int, ...]:
 def digest(data: Data) -> str:
     """A short hash of inputs (where they are in memory) and given labels: is this the data the run was started on?"""
     h = hashlib.blake2b(digest_size=8)
-    for array in (data.y, data.x if isinstance(data.x, np.ndarray) else np.empty(0)):
+    rows = [] if data.rows is None else [data.rows]
+    for array in (data.y, data.x if isinstance(data.x, np.ndarray) else np.empty(0), *rows):
         h.update(f"{array.dtype.str}{array.shape}".encode())
         h.update(np.ascontiguousarray(array).data)
     return h.hexdigest()

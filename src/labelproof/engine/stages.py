@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from labelproof.core.method import Method
+from labelproof.core.method import Fit, Method, Planned
 from labelproof.data.dataset import Data
 from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
@@ -16,6 +17,9 @@ from labelproof.engine.logs import say
 from labelproof.engine.loop import Factory, fit_once
 from labelproof.engine.settings import Settings
 from labelproof.functional.ranks import rank
+
+if TYPE_CHECKING:
+    from labelproof.engine.launchers import Launcher
 
 
 def fit(
@@ -31,6 +35,7 @@ def fit(
     verbose: int = 0,
     tensorboard: bool = False,
     stamp: Mapping[str, Any] | None = None,
+    launcher: Launcher | None = None,
 ) -> Fitted:
     """Train `method` on `data`, in as many trainings as it takes (`Method.run`).
 
@@ -49,6 +54,7 @@ def fit(
         verbose: 0 is silent.
         tensorboard: also write TensorBoard events to `folder`.
         stamp: further settings (the network's name, say) that a resumed run must share.
+        launcher: where trainings that need nothing of each other run side by side; one after another here if `None`.
 
     Returns:
         The trained networks with their record.
@@ -56,12 +62,10 @@ def fit(
     Raises:
         ValueError: method, task, network and data do not fit together; the message says what to change.
         FileNotFoundError: `resume` without a checkpoint.
-        OSError: a checkpoint cannot be written.
+        OSError: a checkpoint cannot be written, or a worker process dies again and again.
     """
-    if resume and folder is not None and not checkpoint.begun(folder):
-        checkpoint.load(folder)  # raises: there is nothing to resume
-
-    stages = _Stages(
+    # of the method as it was asked for: what an earlier stage estimated may differ in the last digit elsewhere
+    stages = Stages(
         factory=factory,
         settings=settings,
         test=test,
@@ -70,36 +74,60 @@ def fit(
         resume=resume,
         verbose=verbose,
         tensorboard=tensorboard,
-        # of the method as it was asked for: what an earlier stage estimated may differ in the last digit elsewhere
         stamp={"method": repr(method), **(stamp or {})},
+        launcher=launcher,
     )
-    if resume and folder is not None:
-        stages.check_same(folder)
     fitted: Fitted = method.run(stages, data)
     last = fitted.history[-1]["seconds"]
     return replace(
-        fitted, notes=stages.notes, figures=stages.figures, seconds_before=sum(stages.seconds.values()) - last
+        fitted,
+        notes=stages.notes,
+        figures=stages.figures,
+        tables=stages.tables,
+        seconds_before=sum(stages.seconds.values()) - last,
     )
 
 
-@dataclass(frozen=True)
-class _Stages:
-    """Implements `labelproof.core.method.Fit`; attributes are the arguments of `fit`."""
+@dataclass(frozen=True, kw_only=True)
+class Stages(Fit):
+    """`labelproof.core.method.Fit` for a run; attributes are the arguments of `fit`, and what the procedure told.
+
+    Attributes:
+        notes, figures, tables: what the procedure left beside its trainings.
+        seconds: what each training took, by stage.
+
+    Raises:
+        ValueError: other settings than those of the run to resume; or a launcher beside several devices.
+        FileNotFoundError: `resume` without a checkpoint.
+    """
 
     factory: Factory
     settings: Settings
-    test: Data | None
-    streams: Mapping[str, Data] | None
-    folder: Path | None
-    resume: bool
-    verbose: int
-    tensorboard: bool
     stamp: Mapping[str, Any]
+    test: Data | None = None
+    streams: Mapping[str, Data] | None = None
+    folder: Path | None = None
+    resume: bool = False
+    verbose: int = 0
+    tensorboard: bool = False
+    launcher: Launcher | None = None
     notes: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def check_same(self, folder: Path) -> None:
+    def __post_init__(self) -> None:
+        if self.launcher is not None and self.settings.devices > 1:
+            raise ValueError(
+                f"devices={self.settings.devices} trains each network on several devices, and a launcher trains "
+                "several networks at a time: leave one of both out"
+            )
+        if self.resume and self.folder is not None:
+            if not checkpoint.begun(self.folder):
+                checkpoint.load(self.folder)  # raises: there is nothing to resume
+            self._check_same(self.folder)
+
+    def _check_same(self, folder: Path) -> None:
         """Refuse to go on under other settings with a run that was killed before its last training had a checkpoint."""
         stage = next((p for p in sorted(folder.iterdir()) if p.is_dir() and checkpoint.found(p)), None)
         if stage is not None and not checkpoint.found(folder):
@@ -108,29 +136,57 @@ class _Stages:
             checkpoint.check_same({k: stored[k] for k in now if k in stored}, {k: now[k] for k in now if k in stored})
 
     def __call__(
-        self, method: Method, data: Data, /, *, stage: str = "", length: float = 1.0, **changes: Any
+        self,
+        method: Method,
+        data: Data,
+        /,
+        *,
+        stage: str = "",
+        length: float = 1.0,
+        streams: Mapping[str, Data] | None = None,
+        **changes: Any,
     ) -> Fitted:
-        inside = self.folder / stage if self.folder is not None and stage else self.folder
-        epochs = max(1, round(length * self.settings.epochs))
-        fitted = fit_once(
-            method,
-            self.factory,
-            data,
-            replace(self.settings, **{"epochs": epochs, **changes}),
-            test=None if stage else self.test,
-            streams=self.streams,
-            folder=inside,
-            resume=self.resume and (inside is None or bool(checkpoint.found(inside))),
-            verbose=self.verbose,
-            tensorboard=self.tensorboard,
-            stamp={"stage": stage, "asked": self.settings.asdict(), **self.stamp},
-            title=f"{name_of(method)} {stage}".strip(),
-        )
+        training = self._training(Planned(method, data, stage, length, changes), streams)
+        fitted: Fitted = training(0, verbose=self.verbose, tensorboard=self.tensorboard)
         self.seconds[stage] = fitted.history[-1]["seconds"]
         return fitted
+
+    def all(self, plans: Sequence[Planned]) -> list[Fitted]:
+        if self.launcher is None or len(plans) < 2:
+            return super().all(plans)
+        told = (lambda name: say(f"{name} finished")) if self.verbose and rank() == 0 else None
+        trainings = [self._training(p) for p in plans]
+        found: list[Fitted] = self.launcher.run(trainings, [p.stage for p in plans], told=told)
+        self.seconds.update({p.stage: f.history[-1]["seconds"] for p, f in zip(plans, found, strict=True)})
+        return found
+
+    def _training(self, p: Planned, streams: Mapping[str, Data] | None = None) -> Callable[..., Fitted]:
+        """The training as a function of how often it was tried before, to be called here or in another process."""
+        return partial(
+            _train,
+            method=p.method,
+            factory=self.factory,
+            data=p.data,
+            settings=replace(self.settings, **{"epochs": max(1, round(p.length * self.settings.epochs)), **p.changes}),
+            test=None if p.stage else self.test,
+            streams={**(self.streams or {}), **(streams or {})},
+            folder=self.folder / p.stage if self.folder is not None and p.stage else self.folder,
+            resume=self.resume,
+            stamp={"stage": p.stage, "asked": self.settings.asdict(), **self.stamp},
+            title=f"{name_of(p.method)} {p.stage}".strip(),
+        )
 
     def note(self, text: str, **figures: Any) -> None:
         self.notes.append(text)
         self.figures.update(figures)
         if self.verbose and rank() == 0:
             say(text)
+
+    def table(self, name: str, columns: Mapping[str, Any]) -> None:
+        self.tables[name] = columns
+
+
+def _train(attempt: int, *, folder: Path | None, resume: bool, **arguments: Any) -> Fitted:
+    """`fit_once`, from the last checkpoint on where the run is resumed or a worker died over an earlier attempt."""
+    resume = resume or (attempt > 0 and folder is not None)
+    return fit_once(folder=folder, resume=resume and (folder is None or bool(checkpoint.found(folder))), **arguments)

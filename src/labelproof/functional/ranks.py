@@ -6,9 +6,13 @@ that gathered rows stand in the order of the joint batch and no sizes have to be
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -50,8 +54,8 @@ def joint_mean(rows: Tensor) -> Tensor:
     return mine + (sum_over_ranks(mine) / world_size() - mine).detach() if world_size() > 1 else mine
 
 
-def of_first_rank(value: float) -> float:
-    """The first rank's number, on every rank: where last digits could differ and decide what each does next."""
+def of_first_rank(value: T) -> T:
+    """The first rank's value, on every rank: where last digits could differ and decide what each does next."""
     box = [value]
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)

@@ -18,6 +18,7 @@ from labelproof.methods.elr_plus import ELRPlus
 from labelproof.methods.forward import Forward
 from labelproof.methods.gce import GCE
 from labelproof.methods.huber import Huber
+from labelproof.methods.incv import INCV
 from labelproof.methods.mae import MAE
 from labelproof.methods.mentornet import MentorNet, MentorNetDD
 from labelproof.methods.mse import MSE
@@ -44,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
     "forward": Forward,
     "gce": GCE,
     "huber": Huber,
+    "incv": INCV,
     "mae": MAE,
     "mentornet": MentorNet,
     "mentornet-dd": MentorNetDD,
@@ -65,6 +67,7 @@ __all__ = [
     "D2L",
     "ELR",
     "GCE",
+    "INCV",
     "MAE",
     "METHODS",
     "MSE",
@@ -100,8 +103,8 @@ def available_methods() -> list[str]:
 
     >>> available_methods()
     ['backward', 'bootstrap', 'cauchy', 'ce', 'co-prl-g', 'co-prl-l', 'co-teaching', 'co-teaching+', 'd2l',
-    'decoupling', 'dividemix', 'elr', 'elr+', 'forward', 'gce', 'huber', 'mae', 'mentornet', 'mentornet-dd', 'mse',
-    'prl-g', 'prl-l', 'sce', 'self-paced', 'sop', 'sop+', 'trimmed']
+    'decoupling', 'dividemix', 'elr', 'elr+', 'forward', 'gce', 'huber', 'incv', 'mae', 'mentornet', 'mentornet-dd',
+    'mse', 'prl-g', 'prl-l', 'sce', 'self-paced', 'sop', 'sop+', 'trimmed']
     """
     return sorted(METHODS)
 

@@ -25,6 +25,8 @@ from labelproof.networks.mlp import MLP
 from labelproof.networks.preact import PreActBlock
 from labelproof.networks.resnet import ResNet
 from labelproof.networks.resnet32 import ResNet32
+from labelproof.networks.resnet32_keras import ResNet32Keras
+from labelproof.networks.resnet110 import ResNet110
 
 __all__ = ["Backbone", "available", "build"]
 
@@ -44,9 +46,13 @@ _IMAGE_NETWORKS = {
     "cnn9": _Entry(CNN9, 28, "the 9-layer CNN of Co-teaching"),
     "resnet18": _Entry(partial(ResNet, depths=(2, 2, 2, 2)), 8, "ResNet-18 for small images"),
     "resnet32": _Entry(ResNet32, 8, "ResNet-32 for small images (PRL), 24 times smaller than ResNet-18"),
+    "resnet32-keras": _Entry(ResNet32Keras, 8, "ResNet-32 with the layers of Keras (INCV)"),
     "resnet34": _Entry(partial(ResNet, depths=(3, 4, 6, 3)), 8, "ResNet-34 for small images (ELR, SOP)"),
     "preact-resnet18": _Entry(
         partial(ResNet, depths=(2, 2, 2, 2), block=PreActBlock), 8, "PreActResNet-18 (ELR+, SOP+, DivideMix)"
+    ),
+    "resnet110": _Entry(
+        ResNet110, 8, "ResNet-110 of pre-activation bottlenecks, with the layers of Keras (INCV's theory)"
     ),
 }
 _SMALLEST_WITH_GROUPNORM = {"cnn": 8}  # the others need no more than with BatchNorm; why, says SmallCNN
@@ -73,8 +79,8 @@ def available() -> dict[str, str]:
     Every image network is offered twice: as published, with BatchNorm, and under the same name with `-gn` at the end
     with GroupNorm, for methods that look at single samples' gradients.
 
-    >>> list(available())[:7]
-    ['mlp', 'cnn', 'cnn9', 'resnet18', 'resnet32', 'resnet34', 'preact-resnet18']
+    >>> list(available())[:9]
+    ['mlp', 'cnn', 'cnn9', 'resnet18', 'resnet32', 'resnet32-keras', 'resnet34', 'preact-resnet18', 'resnet110']
     >>> available()["cnn-gn"]
     'cnn with GroupNorm for BatchNorm; images from 8x8'
     """
@@ -82,7 +88,9 @@ def available() -> dict[str, str]:
 
 
 def build(name: str, in_shape: Sequence[int], num_outputs: int) -> Backbone:
-    """A freshly initialised network, drawn from torch's global generator: PyTorch's defaults, ResNet-32 as its paper.
+    """A freshly initialised network, drawn from torch's global generator.
+
+    Weights start as PyTorch has it, those of `resnet32`, `resnet32-keras` and `resnet110` as their papers have it.
 
     Args:
         name: one of `available()`.

@@ -13,10 +13,18 @@ from torch import Tensor, nn
 
 from labelproof.networks.base import Backbone, Norm
 
+#: Makes a convolution from channels in, channels out, side of the kernel and stride: `convolution`, or as it.
+Convolution = Callable[[int, int, int, int], nn.Module]
 
-def projection(channels: int, width: int, stride: int, norm: Norm) -> nn.Module:
+
+def convolution(channels: int, width: int, size: int, stride: int) -> nn.Module:
+    """Padded with half the kernel on every side, without bias, which the normalisation after it brings."""
+    return nn.Conv2d(channels, width, size, stride=stride, padding=size // 2, bias=False)
+
+
+def projection(channels: int, width: int, stride: int, norm: Norm, *, conv: Convolution = convolution) -> nn.Module:
     """The shortcut of option B: a 1x1 conv and BN."""
-    return nn.Sequential(nn.Conv2d(channels, width, 1, stride=stride, bias=False), norm(width))
+    return nn.Sequential(conv(channels, width, 1, stride), norm(width))
 
 
 class BasicBlock(nn.Module):
@@ -28,6 +36,7 @@ class BasicBlock(nn.Module):
         stride: of the first convolution.
         norm: makes the layer that normalises so many channels.
         shortcut: makes what the input goes through where the shape changes, from the four above.
+        conv: makes the two 3x3 convolutions.
     """
 
     def __init__(
@@ -38,11 +47,12 @@ class BasicBlock(nn.Module):
         *,
         norm: Norm = nn.BatchNorm2d,
         shortcut: Callable[[int, int, int, Norm], nn.Module] = projection,
+        conv: Convolution = convolution,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = conv(channels, width, 3, stride)
         self.bn1 = norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = conv(width, width, 3, 1)
         self.bn2 = norm(width)
         changes = stride != 1 or channels != width
         self.shortcut = shortcut(channels, width, stride, norm) if changes else nn.Sequential()
@@ -62,6 +72,7 @@ class ResNet(Backbone):
         widths: channels in each stage.
         block: makes one block from (channels in, channels out, stride, norm=).
         norm: makes the layer that normalises so many channels.
+        conv: makes the stem's convolution.
     """
 
     def __init__(
@@ -73,10 +84,11 @@ class ResNet(Backbone):
         widths: Sequence[int] = (64, 128, 256, 512),
         block: Callable[..., nn.Module] = BasicBlock,
         norm: Norm = nn.BatchNorm2d,
+        conv: Convolution = convolution,
     ) -> None:
         super().__init__()
         channels = widths[0]
-        self.stem = nn.Sequential(nn.Conv2d(in_shape[0], channels, 3, padding=1, bias=False), norm(channels), nn.ReLU())
+        self.stem = nn.Sequential(conv(in_shape[0], channels, 3, 1), norm(channels), nn.ReLU())
         self.blocks = nn.Sequential()
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for position in range(depth):

@@ -1,0 +1,208 @@
+r"""What kind of noise, and how much: read off the predictions for samples that the networks were not trained on.
+
+Chen, Liao, Chen, Zhang, "Understanding and utilizing deep neural networks trained with noisy labels", ICML 2019, invert
+the accuracy against noisy labels that a network has which memorises: `labelproof.procedures.ncv_theory`. A network
+that memorises less agrees more, one that is weak agrees less, and the inverse is off by as much. So each kind has an
+estimate here that holds for a network of either sort, and equals the inverse for the network of the theory. With C the
+shares of samples by predicted and given class, J by predicted and true class, T the noise:
+
+    (1)  C = J T                                       the given label depends on the true class alone
+    (2)  symmetric:  eps = (K - 1) P(label is one of the m least likely classes) / m
+    (3)  pair flips: d, u, w = shares on the diagonal of C, at i -> next(i), at next(i) -> i, less what uniform errors
+         put there, then divided by their sum. With a the share that a network predicts right,
+         u = a eps,  w = (1 - a)(1 - eps),  so that eps and a are the roots of  z^2 - (1 + u - w) z + u
+    (4)  else: `lp.estimate_noise`, the full matrix
+    (5)  label precision of the agreeing samples = sum_i J_ii T_ii / sum_i C_ii,  with J from (1)
+
+(2) holds because the true class is hardly ever among those that a network, even a weak one, finds least likely, while
+symmetric noise takes every wrong class alike. Where a network's probabilities rank nothing (hard predictions), the
+theory's inverse is used. Symbols: `agreement` = trace C.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from labelproof.procedures.ncv_theory import symmetric_rate
+
+#: The floor under the ranks is one where the lowest ranks hold this share of what those above them do, and is noise
+#: where it is more than this; pair flips explain this share of the disagreement.
+FLAT, LEAST, EXPLAINED = 0.5, 0.02, 0.8
+#: An interval of the full matrix's rate that is wider says that the networks hardly know the classes.
+WIDE = 0.2
+#: A rate told to what follows stays below 1.
+HIGHEST = 0.95
+
+Floats = NDArray[np.floating]
+Codes = NDArray[np.int64]
+
+
+class NoiseModel(NamedTuple):
+    """A transition matrix and where it comes from.
+
+    Attributes:
+        kind: `"symmetric"`, `"pairflip"` or `"transition"`.
+        rate: share of wrong labels.
+        transition: `(K, K)`, rows = true class, each sums to one.
+        precision: estimated share of right labels among the samples whose label is the predicted class.
+        agreement: share of those samples.
+        doubt: why not to trust it; empty if there is no reason.
+    """
+
+    kind: str
+    rate: float
+    transition: Floats
+    precision: float
+    agreement: float
+    doubt: str
+
+
+def noise_model(given: Codes, prob: Floats, rate: float | None = None) -> NoiseModel:
+    """Choose the kind of noise that fits, and estimate it.
+
+    Args:
+        given: `(N,)` codes of the given labels.
+        prob: `(N, K)` probabilities from networks that were trained on other samples.
+        rate: the share of wrong labels where it is known; then only the kind is chosen.
+
+    >>> rng = np.random.default_rng(0)
+    >>> true = rng.integers(0, 10, 20_000)
+    >>> given = np.where(rng.random(20_000) < 0.4, (true + rng.integers(1, 10, 20_000)) % 10, true)
+    >>> sure = 2.0 * np.eye(10)[true] + rng.normal(size=(20_000, 10))  # a weak network: right in 82 % of the cases
+    >>> model = noise_model(given, np.exp(sure))
+    >>> model.kind, round(model.rate, 2)
+    ('symmetric', 0.4)
+    """
+    k = prob.shape[1]
+    predicted = prob.argmax(1)
+    counts = np.bincount(predicted * k + given, minlength=k * k).reshape(k, k) / len(given)
+    agreement = float(np.trace(counts))
+    doubt = ""
+    if agreement <= float(counts.sum(0).max()):  # of one who always gives the most frequent label
+        doubt = f"predictions agree with {agreement:.1%} of the labels, no more than the most frequent label would"
+    if (floor := _symmetric(given, prob, agreement)) is not None:
+        kind, found = "symmetric", min(floor, (k - 1) / k)
+        transition = symmetric(found if rate is None else rate, k)
+    elif (flips := _pairflip(counts)) is not None:
+        kind, (found, following) = "pairflip", flips
+        transition = flipped(found if rate is None else rate, following)
+    else:
+        kind = "transition"
+        found, transition, said = _full(given, prob)
+        doubt = doubt or said
+        if rate is not None and found > 0:
+            scaled = (1 - np.diag(transition)) * min(rate / found, 1.0)
+            transition = _rescaled(transition, scaled)
+    known = min(found if rate is None else rate, HIGHEST)
+    return NoiseModel(kind, float(known), transition, label_precision(counts, transition), agreement, doubt)
+
+
+def symmetric(rate: float, num_classes: int) -> Floats:
+    """`(K, K)`: right with 1 - rate, else any other class."""
+    return np.full((num_classes, num_classes), rate / (num_classes - 1)) + np.eye(num_classes) * (
+        1 - rate - rate / (num_classes - 1)
+    )
+
+
+def flipped(rate: float, following: Codes) -> Floats:
+    """`(K, K)`: right with 1 - rate, else the one class that follows."""
+    eye = np.eye(len(following))
+    return (1 - rate) * eye + rate * eye[following]
+
+
+def label_precision(counts: Floats, transition: Floats) -> float:
+    """Share of right labels among the agreeing samples, equation (5).
+
+    Args:
+        counts: `(K, K)` samples, or shares of them, by predicted (rows) and given class.
+        transition: `(K, K)` T.
+
+    >>> T = symmetric(0.2, 10)
+    >>> round(label_precision(T.T @ T / 10, T), 4)  # the network of the theory
+    0.9931
+    """
+    joint = np.clip(counts @ np.linalg.pinv(transition), 0, None)
+    agreeing = np.trace(counts)
+    right = float((np.diag(joint) * np.diag(transition)).sum())
+    return min(right / agreeing, 1.0) if agreeing > 0 else float("nan")
+
+
+def _symmetric(given: Codes, prob: Floats, agreement: float) -> float | None:
+    """The rate of symmetric noise, equation (2); None where the least likely classes are no floor."""
+    n, k = prob.shape
+    m = k // 4
+    if m == 0:
+        return None
+    of_given = prob[np.arange(n), given][:, None]
+    below, level = (prob < of_given).sum(1), (prob == of_given).sum(1)  # of each label's class, itself included
+    low, high = below[:, None], (below + level)[:, None]
+    # a label whose class ties with others takes its share of each of their places
+
+    def share(at: int) -> float:
+        inside = np.clip(np.minimum(high, at + m) - np.maximum(low, at), 0, None)
+        return float((inside[:, 0] / level).mean())
+
+    if (np.median(prob, axis=1) == prob.min(1)).mean() > 0.5:  # hard predictions rank nothing
+        off = np.bincount(given, minlength=k).max() / n
+        found, valid = symmetric_rate(agreement, k)
+        return found if valid and off < 1 and _spread_out(given, prob) else None
+    lowest, above = share(0), share(m)
+    rate = (k - 1) * lowest / m
+    return rate if rate >= LEAST and lowest >= FLAT * above else None
+
+
+def _spread_out(given: Codes, prob: Floats) -> bool:
+    """Whether disagreeing labels are of all classes alike: no cell holds three times its share of its row."""
+    k = prob.shape[1]
+    counts = np.bincount(prob.argmax(1) * k + given, minlength=k * k).reshape(k, k).astype(float)
+    np.fill_diagonal(counts, 0)
+    rows = counts.sum(1)
+    largest = counts.max(1)[rows > 0] / rows[rows > 0]
+    return bool(np.average(largest, weights=rows[rows > 0]) < 3 / (k - 1)) if (rows > 0).any() else True
+
+
+def _pairflip(counts: Floats) -> tuple[float, Codes] | None:
+    """The rate of flips to one other class each and those classes, equation (3); None where they explain too little."""
+    k = len(counts)
+    if k < 3:
+        return None
+    away = counts.copy()
+    np.fill_diagonal(away, -1)
+    following = linear_sum_assignment(away, maximize=True)[1]
+    if (following[following] == np.arange(k)).any():  # two classes taken for each other: the roots cannot be told apart
+        return None
+    at = np.arange(k)
+    d, u, w = np.trace(counts), counts[at, following].sum(), counts[following, at].sum()
+    disagreement = 1 - d
+    rest = max(disagreement - u - w, 0.0) / (k - 3) if k > 3 else 0.0
+    if disagreement < LEAST or u + w - 2 * rest < EXPLAINED * disagreement:
+        return None
+    d, u, w = (max(v - rest, 0.0) for v in (d, u, w))
+    u, w = u / (d + u + w), w / (d + u + w)
+    root = np.sqrt(max((1 + u - w) ** 2 - 4 * u, 0.0))
+    return float((1 + u - w - root) / 2), following
+
+
+def _full(given: Codes, prob: Floats) -> tuple[float, Floats, str]:
+    """Rate and matrix of `lp.estimate_noise`, and a doubt."""
+    from labelproof.issues import estimate_noise  # pandas, only where it is needed
+
+    with warnings.catch_warnings():  # of probabilities the user never saw: told in other words
+        warnings.simplefilter("ignore")
+        found = estimate_noise(given, prob, classes=np.arange(prob.shape[1]))
+    low, high = found.interval
+    doubt = "" if high - low <= WIDE else f"no kind of noise fits, and a full matrix gives {low:.0%} to {high:.0%}"
+    return found.rate, found.transition, doubt
+
+
+def _rescaled(transition: Floats, off: Floats) -> Floats:
+    """The matrix with other shares off the diagonal, spread as before."""
+    before = 1 - np.diag(transition)
+    scaled = transition * np.where(before > 0, off / np.where(before > 0, before, 1), 0)[:, None]
+    np.fill_diagonal(scaled, 1 - off)
+    return scaled
