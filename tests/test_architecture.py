@@ -23,14 +23,21 @@ ALLOWED = {
     "methods": {"core", "functional", "procedures"},
     "losses": {"core", "functional"},
     "engine": {"core", "data", "functional"},
-    "runs": {"core", "data", "engine", "issues", "methods", "networks", "report"},
+    "folders": {"engine"},
+    "runs": {"core", "data", "engine", "folders", "issues", "methods", "networks", "report"},
     "estimators": {"core", "data", "engine", "methods", "networks", "runs"},
     "integrations": {"core", "data", "functional", "losses"},
     "recipes": {"core"},
     "demo": {"core", "data", "engine", "methods", "report", "runs"},
     "__main__": {"cli"},
     "flags": {"core", "data", "engine", "methods", "recipes"},
-    "cli": {"core", "data", "engine", "flags", "issues", "methods", "demo", "recipes", "report", "runs"},
+    "studies": {"data", "engine", "folders", "issues", "methods", "networks", "procedures", "runs"},
+    "asked": {"data", "engine", "flags", "methods"},
+    "screens": set(),
+    "cli": {
+        *("asked", "core", "data", "demo", "engine", "flags", "folders", "issues", "methods", "recipes", "report"),
+        *("runs", "screens", "studies"),
+    },
 }
 FABRIC = {"engine"}
 

@@ -20,6 +20,8 @@ _WHERE = {
     "NoisyLabelClassifier": "labelproof.estimators:NoisyLabelClassifier",
     "NoisyLabelRegressor": "labelproof.estimators:NoisyLabelRegressor",
     "available_methods": "labelproof.methods:available_methods",
+    "cross_val_probs": "labelproof.procedures.cross_val:cross_val_probs",
+    "cross_val_targets": "labelproof.procedures.cross_val:cross_val_targets",
     "estimate_noise": "labelproof.issues:estimate_noise",
     "estimate_target_noise": "labelproof.issues:estimate_target_noise",
     "find_issues": "labelproof.issues:find_issues",
@@ -35,6 +37,8 @@ __all__ = [
     "NoisyLabelClassifier",
     "NoisyLabelRegressor",
     "available_methods",
+    "cross_val_probs",
+    "cross_val_targets",
     "estimate_noise",
     "estimate_target_noise",
     "find_issues",
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from labelproof.estimators import NoisyLabelClassifier, NoisyLabelRegressor
     from labelproof.issues import estimate_noise, estimate_target_noise, find_issues, find_target_issues
     from labelproof.methods import available_methods
+    from labelproof.procedures.cross_val import cross_val_probs, cross_val_targets
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `labelproof demo | train | find | inject | methods | recipes | data | report`.
+"""The command line: `labelproof demo | train | find | clean | inject | methods | recipes | data | report`.
 
 Flags are made from signatures (`flags.py`): those of training from `Settings`, those of a method from its constructor.
 So a flag, its type, its default and its help stand in one place, next to the code that uses it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import shlex
 import sys
 import warnings
@@ -21,31 +20,45 @@ from rich.markup import escape
 from rich.table import Table
 
 import labelproof
+from labelproof.asked import (
+    check_copy,
+    check_target,
+    inject_noise,
+    launcher_of,
+    load,
+    method_of,
+    network_of,
+    settings_of,
+    streams_of,
+)
 from labelproof.core.registry import did_you_mean
-from labelproof.engine.settings import Settings
 from labelproof.flags import (
-    DEFAULT_METHODS,
     Help,
     Parser,
     add_data,
+    add_network,
+    add_settings,
+    add_signature,
     add_train,
     add_training,
     check_recipe,
-    check_typed,
     dashes,
     of_recipe,
     stop,
     value_of,
     without,
 )
-from labelproof.methods import METHODS, available_methods, get_method, method_name
+from labelproof.folders import is_first_process
+from labelproof.methods import METHODS, available_methods, method_name
 from labelproof.recipes import METRICS, Recipe, available_recipes, load_recipe
+from labelproof.screens import show_run, show_selection, show_warning
 
 USAGE = {
     "demo": "labelproof demo [--out DIR] [--seeds N]",
     "train": "labelproof train DATA [--label COLUMN] [--method NAME] [--noise KIND:RATE] [--out DIR] [flags]\n"
     "       labelproof train [DATA] --recipe NAME [flags that differ]",
     "find": "labelproof find DATA [--label COLUMN] [--out FILE] [flags]",
+    "clean": "labelproof clean DATA [--label COLUMN] --out FILE [flags]",
     "inject": "labelproof inject DATA --noise KIND:RATE --out FILE [flags]",
     "methods": "labelproof methods",
     "recipes": "labelproof recipes",
@@ -59,6 +72,7 @@ EXAMPLES = {
     "  labelproof train photos/ --epochs 20 --out runs/photos     # one folder per class\n"
     "  labelproof train --recipe elr-cifar10-sym40",
     "find": "labelproof find flowers.csv --label species --out issues.csv",
+    "clean": "labelproof clean flowers.csv --label species --out clean.csv",
     "inject": "labelproof inject flowers.csv --label species --noise pairflip:0.45 --out noisy.parquet",
     "methods": "labelproof methods",
     "recipes": "labelproof recipes",
@@ -69,8 +83,8 @@ EXAMPLES = {
 
 #: Flags that do not change what a recipe trains.
 _SAME = {
-    "--checkpoint-every", "--data-dir", "--device", "--out", "--quiet", "--recipe", "--resident-bytes",
-    "--resume", "--seed", "--tensorboard", "--workers",
+    "--address", "--checkpoint-every", "--data-dir", "--device", "--jobs", "--launcher", "--out", "--quiet",
+    "--recipe", "--resident-bytes", "--resume", "--seed", "--tensorboard", "--workers",
 }  # fmt: skip
 
 
@@ -82,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     if not words or words[0] in {"-h", "--help", "help"}:
         _overview()
         return 0
@@ -110,12 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         stop(str(error) or type(error).__name__)
     except KeyboardInterrupt:
-        stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run is train else ""))
+        stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run in (train, clean) else ""))
     return 0
-
-
-def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False)
 
 
 def _overview() -> None:
@@ -135,6 +145,17 @@ def _build_find(parser: Any, words: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, default="issues.csv", help="where the list goes: .csv, .parquet or .json")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
     add_training(parser, words, skip=("checkpoint_every",))
+
+
+def _build_clean(parser: Any, words: Sequence[str]) -> None:
+    add_data(parser)
+    parser.add_argument("--out", type=str, required=True, help="the new file: .csv, .parquet or .npz")
+    parser.add_argument("--run", type=str | None, help="folder of the trainings; runs/DATA-clean-seedS if not given")
+    parser.add_argument("--resume", action="store_true", help="go on with the trainings in --run")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    add_network(parser)
+    add_signature(parser, METHODS["incv"], "selection", ("selected_noise", "warmup", "num_gradual"))
+    add_settings(parser, ("early_stopping", "validation_fraction"))
 
 
 def _build_inject(parser: Any, words: Sequence[str]) -> None:
@@ -157,18 +178,18 @@ def train(**args: Any) -> None:
     command = shlex.join(["labelproof", "train", *args["words"]])
     if args["recipe"]:
         command = _follow(load_recipe(args["recipe"]), args)
-    settings = _settings(args)
-    data, test = _load(args)
-    method = _method(args, data)
+    settings = settings_of(args)
+    data, test = load(args)
+    method = method_of(args, data)
     if args["noise"]:
-        data, _ = _inject(data, args["noise"], settings.seed)
-    streams = _streams(args, data, method)
+        data, _ = inject_noise(data, args["noise"], settings.seed)
+    streams = streams_of(args, data, method)
     name = f"{data.name}-{method_name(method)}-seed{settings.seed}".replace(":", "-").replace("/", "-")
     folder = Path(args["out"] or Path("runs", name))
     run = runs.train(
         data,
         method,
-        _network(args, data, method),
+        network_of(args, data, method),
         settings,
         test=test,
         streams=streams,
@@ -177,9 +198,10 @@ def train(**args: Any) -> None:
         verbose=0 if args["quiet"] else 1,
         tensorboard=args["tensorboard"],
         command=command,
+        launcher=launcher_of(args),
     )
-    if not args["quiet"] and runs.is_first_process():
-        _show_run(run, folder / "report.html")
+    if not args["quiet"] and is_first_process():
+        show_run(run, folder / "report.html")
 
 
 def find(**args: Any) -> None:
@@ -190,17 +212,59 @@ def find(**args: Any) -> None:
     from labelproof import runs
     from labelproof.issues import save_issues
 
-    settings, out = _settings(args), Path(args["out"])
-    _check_target(out, Path(args["data"]))  # before hours of training, not after
-    data, _ = _load(args, test=False)
-    method = _method(args, data)
-    network = _network(args, data, method)
-    streams = _streams(args, data, method)
-    run = runs.train(data, method, network, settings, streams=streams, verbose=0 if args["quiet"] else 1)
-    if runs.is_first_process():
+    settings, out = settings_of(args), Path(args["out"])
+    check_target(out, Path(args["data"]))  # before hours of training, not after
+    data, _ = load(args, test=False)
+    method = method_of(args, data)
+    network = network_of(args, data, method)
+    streams = streams_of(args, data, method)
+    run = runs.train(
+        data,
+        method,
+        network,
+        settings,
+        streams=streams,
+        verbose=0 if args["quiet"] else 1,
+        launcher=launcher_of(args),
+    )
+    if is_first_process():
         save_issues(runs.with_truth(run.issues, data), out)
         if not args["quiet"]:
-            _show_run(run, out)
+            show_run(run, out)
+
+
+def clean(**args: Any) -> None:
+    """Write a copy of a data set without the samples whose labels cannot be trusted.
+
+    Networks trained on one half say what the labels of the other half should be, several times over (INCV). The copy
+    has the samples whose labels they agree with; selection.csv, in the folder of the trainings, says what became of
+    each. The input is not changed.
+    """
+    from labelproof import studies
+    from labelproof.data.readers import write_table
+
+    settings, out = settings_of(args), Path(args["out"])
+    check_copy(out, Path(args["data"]))
+    data, _ = load(args, test=False)
+    method = method_of({**args, "method": "incv"}, data)
+    folder = Path(args["run"] or Path("runs", f"{data.name}-clean-seed{settings.seed}".replace(":", "-")))
+    found = studies.clean(
+        data,
+        method,
+        network_of(args, data, method),
+        settings,
+        folder=folder,
+        resume=args["resume"],
+        verbose=0 if args["quiet"] else 1,
+        command=shlex.join(["labelproof", "clean", *args["words"]]),
+        launcher=launcher_of(args),
+    )
+    if not is_first_process():
+        return
+    kept = data.take(found.selected)
+    write_table(args["data"], kept, out, id_column=args["id_column"], original=None, data_dir=args["data_dir"])
+    if not args["quiet"]:
+        show_selection(found, len(data), out, folder / "selection.csv")
 
 
 def inject(**args: Any) -> None:
@@ -211,9 +275,9 @@ def inject(**args: Any) -> None:
     """
     from labelproof.data.readers import write_table
 
-    data, _ = _load(args, test=False)
+    data, _ = load(args, test=False)
     options = {"include_true_class": True} if args["include_true_class"] else {}
-    noisy, made = _inject(data, args["noise"], args["seed"], **options)
+    noisy, made = inject_noise(data, args["noise"], args["seed"], **options)
     write_table(args["data"], noisy, args["out"], id_column=args["id_column"], data_dir=args["data_dir"])
     console = Console(soft_wrap=True)
     console.print(str(made), highlight=False, markup=False)
@@ -294,110 +358,13 @@ COMMANDS: dict[str, tuple[Callable[[Any, Sequence[str]], None], Callable[..., No
     "demo": (_build_demo, demo),
     "train": (add_train, train),
     "find": (_build_find, find),
+    "clean": (_build_clean, clean),
     "inject": (_build_inject, inject),
     "methods": (_build_nothing, methods),
     "recipes": (_build_nothing, recipes),
     "data": (_build_data, data),
     "report": (_build_report, report),
 }
-
-
-def _settings(args: dict[str, Any]) -> Settings:
-    return Settings(**{name: args[name] for name in Settings.__dataclass_fields__ if name in args})
-
-
-def _method(args: dict[str, Any], data: Any) -> Any:
-    task = "regression" if data.classes is None else "classification"
-    kind = get_method(args["method"] or DEFAULT_METHODS[task])
-    check_typed(args["words"], kind, task)
-    return kind(**{name: args[name] for name in kind.param_names() if name in args})
-
-
-def _network(args: dict[str, Any], data: Any, method: Any) -> str:
-    if args["network"] != "auto":
-        return str(args["network"])
-    from labelproof.engine.inputs import input_shape
-
-    if len(input_shape(data)) != 3:
-        return "mlp"
-    return "cnn-gn" if "batchnorm" in method.forbids else "cnn"
-
-
-def _check_target(out: Path, source: Path) -> None:
-    """Refuse an output file that could not be written, or would overwrite the data."""
-    if out.suffix not in {".csv", ".parquet", ".json"}:
-        raise ValueError(f"--out={out} must end in .csv, .parquet or .json")
-    if out.is_dir() or not out.resolve().parent.is_dir():
-        raise ValueError(f"--out={out} must be a file in a folder that exists")
-    if out.exists() and source.exists() and out.samefile(source):
-        raise ValueError(f"--out={out} is the data itself, which is never changed: choose another file")
-
-
-def _reading(args: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `readers.read`."""
-    names = ("label", "task", "id_column", "image_column", "image_size", "truth", "data_dir")
-    options = {name: args[name] for name in names}
-    if options["task"] == "auto" and args.get("method") and get_method(args["method"]).tasks == {"regression"}:
-        options["task"] = "regression"
-    return {**options, "drop": [name.strip() for name in (args["drop"] or "").split(",") if name.strip()]}
-
-
-def _streams(args: dict[str, Any], data: Any, method: Any) -> dict[str, Any]:
-    """Further data the method asks for, coded as the training data is."""
-    from labelproof.data.readers import read
-
-    if ("regression" if data.classes is None else "classification") not in method.tasks:
-        return {}  # which is what will be said
-    return {name: read(args[name], **_reading(args), like=data) for name in method.streams if name != "train"}
-
-
-def _load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
-    import numpy as np
-
-    from labelproof.data import catalog
-    from labelproof.data.readers import read
-
-    options = _reading(args)
-    train = read(args["data"], **options)
-    if args["subset"] is not None:
-        if not 2 <= args["subset"] <= len(train):
-            raise ValueError(f"--subset={args['subset']} must lie between 2 and the {len(train)} samples there are")
-        train = train.take(np.sort(np.random.default_rng(0).permutation(len(train))[: args["subset"]]))
-    if not test:
-        return train, None
-    if args.get("test"):
-        return train, read(args["test"], **options, like=train)  # coded by the training file's classes and columns
-    if args["data"] in catalog.NAMES:
-        return train, catalog.load(args["data"], split="test", data_dir=args["data_dir"])
-    return train, None
-
-
-def _inject(data: Any, text: str, seed: int, **options: Any) -> tuple[Any, Any]:
-    """The data under injected noise, and what was injected."""
-    import numpy as np
-
-    from labelproof.data import noise
-    from labelproof.data.noise_models import KINDS
-
-    if data.truth is not None:
-        raise ValueError(f"--noise {text}: the labels of {data.name} are noisy already; leave --noise out")
-    spec = noise.parse(text)
-    if noise.of_targets(spec.kind) != (data.classes is None):
-        are, others = ("numbers", "classes") if data.classes is None else ("classes", "numbers")
-        fitting = [k for k in KINDS if noise.of_targets(k) == (data.classes is None)]
-        raise ValueError(
-            f"--noise {text}: {spec.kind} is for {others}, and the labels of {data.name} are {are}, for which there "
-            f"are {', '.join(fitting)} (or say --task)"
-        )
-    x = data.x if data.is_array else None
-    if data.classes is None:
-        made = noise.inject(data.y.squeeze(1) if data.y.shape[1] == 1 else data.y, spec.kind, spec.rate, seed=seed, x=x)
-        return data.relabelled(made.labels.reshape(data.y.shape), **made.record()), made
-    labels = data.classes[data.y]
-    made = noise.inject(labels, spec.kind, spec.rate, seed=seed, x=x, classes=data.classes.tolist(), **options)
-    codes = {label: code for code, label in enumerate(data.classes.tolist())}
-    y = np.array([codes[label] for label in made.labels.tolist()], dtype=np.int64)
-    return data.relabelled(y, **made.record()), made
 
 
 def _recipe_words(words: list[str]) -> list[str]:
@@ -415,8 +382,6 @@ def _follow(recipe: Recipe, args: dict[str, Any]) -> str:
 
     The command is written out without the recipe, whose file may change.
     """
-    from labelproof.runs import is_first_process
-
     words, typed = args["words"], args["words"][len(of_recipe(recipe, args["words"])) :]
     changed = [flag for flag in (w.partition("=")[0] for w in typed) if flag.startswith("--") and flag not in _SAME]
     if args["data"] is None:
@@ -434,44 +399,3 @@ def _follow(recipe: Recipe, args: dict[str, Any]) -> str:
         lines += [f"  changed here, so not comparable: {', '.join(changed)}"] * bool(changed)
         Console(soft_wrap=True).print("\n".join(lines), highlight=False, markup=False)
     return shlex.join(["labelproof", "train", *without("--recipe", words)])
-
-
-def _show_run(run: Any, written: Path) -> None:
-    console, result, issues = Console(), run.result, run.issues
-    lines = []
-    if "test_accuracy" in result:
-        lines.append(f"test accuracy after the last epoch  [bold]{result['test_accuracy']:.2%}[/]")
-    if "test_rmse" in result:
-        lines.append(f"test RMSE after the last epoch  [bold]{_number(result['test_rmse'])}[/]")
-    if "test_rmse_at_best_val" in result:
-        best = _number(result["test_rmse_at_best_val"])
-        lines.append(f"at the best noisy validation (epoch {result['best_val_epoch']})  {best}")
-    if "test_accuracy_at_best_val" in result:
-        best = f"{result['test_accuracy_at_best_val']:.2%}"
-        lines.append(f"at the best noisy validation (epoch {result['best_val_epoch']})  {best}")
-    (low, high), what = run.noise.interval, "labels" if "noise_rate" in result else "targets"
-    lines.append(f"{what} estimated wrong  [bold]{run.noise.rate:.1%}[/]  (95 % interval {low:.1%} to {high:.1%})")
-    lines += [f"trained with {note}" for note in result.get("notes", [])]
-    lines.append(f"{what} flagged  [bold]{int(issues['flagged'].sum()):,}[/] of {len(issues):,}")
-    if "average_precision" in result:
-        lines.append(f"average precision of the list  {result['average_precision']:.3f}")
-    console.print("\n".join(lines), highlight=False)
-    table = Table(box=None, padding=(0, 2), title="most suspicious", title_justify="left")
-    for column in ("rank", "id", "given", "suggested", "p_wrong"):
-        table.add_column(column)
-    for row in issues.head(10).itertuples():
-        suggested = f"{row.suggested_value:.{_decimals(row.scale)}f}" if "scale" in issues else row.suggested
-        values = (row.rank, row.id, row.given, suggested)
-        shown = [f"{v:.10g}" if isinstance(v, float) else str(v) for v in values]
-        table.add_row(*map(escape, shown), f"{row.p_wrong:.3f}")
-    console.print(table, highlight=False)
-    console.print(f"written to {escape(str(written))}", highlight=False, soft_wrap=True)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _decimals(scale: float) -> int:
-    """Digits after the point that say something, where errors are of this size."""
-    return min(9, max(0, 1 - math.floor(math.log10(scale)))) if 0 < scale < math.inf else 4

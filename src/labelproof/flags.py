@@ -205,13 +205,8 @@ def add_data(parser: Any, *, required: bool = True) -> None:
     group.add_argument("--data-dir", dest="data_dir", type=str | None, help="where named data sets lie")
 
 
-def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) -> None:
-    """Method, network, the options of the method that `words` choose, or may choose, and the settings."""
-    default, regression = DEFAULT_METHODS["classification"], DEFAULT_METHODS["regression"]
-    names = ", ".join(available_methods())
-    parser.add_argument(
-        "--method", type=str | None, help=f"{names}; if not given, {default}, or {regression} for regression"
-    )
+def add_network(parser: Any) -> None:
+    """The network."""
     parser.add_argument(
         "--network",
         type=str,
@@ -220,6 +215,16 @@ def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) ->
         "resnet32, resnet32-keras, resnet34, preact-resnet18, resnet110, each with BatchNorm or, as in cnn-gn, with "
         "GroupNorm",
     )
+
+
+def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) -> None:
+    """Method, network, the options of the method that `words` choose, or may choose, and the settings."""
+    default, regression = DEFAULT_METHODS["classification"], DEFAULT_METHODS["regression"]
+    names = ", ".join(available_methods())
+    parser.add_argument(
+        "--method", type=str | None, help=f"{names}; if not given, {default}, or {regression} for regression"
+    )
+    add_network(parser)
     methods = candidates(words)
     for method in methods:
         for name in method.streams:
@@ -228,7 +233,18 @@ def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) ->
         default_for = [f", for {task}" for task, name in DEFAULT_METHODS.items() if name == method.name]
         title = f"options of --method {method.name}" + "".join(default_for * (len(methods) > 1))
         add_signature(parser, method, title)
+    add_settings(parser, skip)
+
+
+def add_settings(parser: Any, skip: Sequence[str] = ()) -> None:
+    """How to train, and where trainings that need nothing of each other run side by side."""
     add_signature(parser, Settings, "training", skip)
+    group = parser.add_argument_group("several trainings (cross-validation, INCV, noise rates)")
+    group.add_argument(
+        "--jobs", type=int | None, help="so many at a time; if not given 1, or what a Ray cluster has room for"
+    )
+    group.add_argument("--launcher", type=str, default="processes", help="processes of this machine, or ray")
+    group.add_argument("--address", type=str | None, help="of a Ray cluster to join, e.g. auto (with --launcher ray)")
 
 
 def add_train(parser: Any, words: Sequence[str]) -> None:

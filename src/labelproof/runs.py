@@ -5,14 +5,13 @@ Both faces, the estimators and the command line, go through here.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 import labelproof
 from labelproof.core.method import Method
@@ -35,6 +33,7 @@ from labelproof.engine.launchers import Launcher
 from labelproof.engine.logs import write_metrics, write_text
 from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
+from labelproof.folders import as_json, finite, is_first_process, opened
 from labelproof.issues import (
     NoiseEstimate,
     TargetNoiseEstimate,
@@ -109,10 +108,10 @@ def train(
         FileExistsError: the folder holds another run already.
     """
     factory = as_factory(network, input_shape(data), data.num_classes or data.y.shape[-1])
-    record = _describe(data, method, network, settings, test, command)
+    record = describe(data, method, network, settings, test, command)
     record["data"]["streams"] = {name: {"name": side.name, "n": len(side)} for name, side in (streams or {}).items()}
     began = time.perf_counter()
-    with _opened(folder, record, resume):
+    with opened(folder, record, resume):
         resume = resume and folder is not None and checkpoint.begun(folder)  # killed early: begin again
         fitted = fit(
             method,
@@ -131,7 +130,7 @@ def train(
     issues, noise = _findings(fitted)
     result = {**_result(fitted, issues, noise), **fitted.figures}
     result |= {"notes": fitted.notes} if fitted.notes else {}
-    result = _finite(result)
+    result = finite(result)
     result["seconds"] = round(fitted.seconds_before + fitted.history[-1]["seconds"], 2)
     result["seconds_with_report"] = round(time.perf_counter() - began, 2)
     run = Run(fitted, issues, noise, result, folder)
@@ -146,11 +145,6 @@ def _chosen(asked: Method, trained: Method) -> dict[str, Any]:
     """Hyper-parameters that were left to the procedure (`noise_rate="auto"`), as they were trained with."""
     before, after = asked.get_params(), trained.get_params()
     return {k: v for k, v in after.items() if before.get(k) == "auto" and v != "auto"}
-
-
-def is_first_process() -> bool:
-    """Whether this process writes and prints; known from the environment before a process group exists."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | TargetNoiseEstimate]:
@@ -216,9 +210,10 @@ def with_truth(issues: pd.DataFrame, data: Data) -> pd.DataFrame:
     return issues.assign(truth=data.classes[data.truth][issues.index])  # the table's index is the input's row number
 
 
-def _describe(
+def describe(
     data: Data, method: Method, network: NetworkLike, settings: Settings, test: Data | None, command: str
 ) -> dict[str, Any]:
+    """The record of a run that begins, for `run.json`."""
     kind = "image" if len(input_shape(data)) == 3 else "rows"
     return {
         "labelproof": labelproof.__version__,
@@ -259,67 +254,6 @@ def _on_cuda(settings: Settings) -> bool:
     return settings.device != "cpu" and torch.cuda.is_available()
 
 
-_FILES = (
-    *("run.json", "metrics.csv", "issues.csv", "gallery.npz", "simplex.npz"),
-    *("report.html", "report-memorisation.svg", "simplex.gif", "simplex.png"),
-)
-
-
-@contextmanager
-def _opened(folder: Path | None, record: Mapping[str, Any], resume: bool) -> Iterator[None]:
-    """The run's folder while it trains, locked; refused if it holds something else, gone if training never began."""
-    if folder is None or not is_first_process():
-        yield
-        return
-    _check_folder(folder, resume)
-    new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OSError(f"another process is training in {folder}: wait for it, or choose another folder") from None
-    except OSError as error:
-        raise OSError(f"cannot write to the output folder {folder} ({error}): choose another with --out") from error
-    try:
-        if not checkpoint.begun(folder):
-            write_text(folder / "run.json", _json(record))
-        yield
-    except Exception:
-        if not checkpoint.begun(folder):
-            (folder / "run.json").unlink(missing_ok=True)
-        raise
-    finally:
-        lock.release()
-        (folder / ".lock").unlink(missing_ok=True)
-        if new:
-            with suppress(OSError):  # there is something in it: it stays
-                folder.rmdir()
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Nothing that is not a run begun and never checkpointed may be overwritten."""
-    known = folder / "run.json"
-    try:
-        ours = json.loads(known.read_text())
-        ours = ours if "labelproof" in ours else None
-    except (OSError, ValueError, TypeError):
-        ours = None
-    if resume:
-        if ours is None:
-            raise FileNotFoundError(f"no run in {folder}: nothing to resume; start without --resume")
-        return
-    if checkpoint.begun(folder) or (ours is not None and ours.get("status") == "finished"):
-        raise FileExistsError(
-            f"{folder} holds a run already: give --resume to go on with it, or another folder with --out"
-        )
-    there = [name for name in _FILES if (folder / name).exists()]
-    if there and ours is None:
-        raise FileExistsError(
-            f"{folder} holds {there[0]}, which a run would overwrite: choose another folder with --out"
-        )
-
-
 def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | TargetNoiseEstimate) -> dict[str, Any]:
     last, best = fitted.history[-1], fitted.best_epoch
     result: dict[str, Any] = {"epochs": last["epoch"], **{k: v for k, v in last.items() if k.startswith("test_")}}
@@ -343,19 +277,6 @@ def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | TargetN
             result["true_transition"] = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).round(5).tolist()
     result["peak_memory_mb"] = _peak_memory(fitted.settings)
     return result
-
-
-def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(record), indent=1, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is undefined (precision with nothing flagged) is null, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _peak_memory(settings: Settings) -> float | None:
@@ -389,7 +310,7 @@ def _write(folder: Path, run: Run, record: Mapping[str, Any]) -> None:
         atomically(folder / "simplex.npz", lambda partial: np.savez_compressed(partial, density=density))
     for name, columns in run.fitted.tables.items():
         save_issues(pd.DataFrame(columns), folder / f"{name}.csv")
-    write_text(folder / "run.json", _json(record))
+    write_text(folder / "run.json", as_json(record))
     write_report(folder)
 
 

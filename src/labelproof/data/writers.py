@@ -42,7 +42,7 @@ def write_table(
     path: str | os.PathLike[str],
     *,
     id_column: str | None = None,
-    original: str = ORIGINAL,
+    original: str | None = ORIGINAL,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Path:
     r"""Write a copy of `source` with the labels of `data`, the old ones kept in a column beside them.
@@ -58,7 +58,8 @@ def write_table(
         data: the same samples, or some of them, under other labels (`Data.relabelled`); matched by id.
         path: the new file, ending in .csv, .csv.gz, .parquet, .pq or .npz.
         id_column: as given to `read`.
-        original: name of the column (or .npz array) that keeps the old labels.
+        original: name of the column (or .npz array) that keeps the old labels; `None`: there is no such column, for
+            copies that leave out samples and change nothing.
         data_dir: as given to `read`.
 
     Returns:
@@ -99,7 +100,7 @@ def write_table(
     return _write_arrow(origin, data, target, id_column, original)
 
 
-def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
+def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, original: str | None) -> Path:
     frame, given, rows = _given(data, origin, id_column, original)
     # Read without a header: pandas renames repeated and empty names, and every cell is to stay the text it was.
     text = pd.read_csv(origin, header=None, dtype=str, keep_default_na=False, na_filter=False)
@@ -108,18 +109,21 @@ def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, or
     old = body[at].tolist()
     out = body.iloc[rows].copy()
     out[at] = [str(label) for label in _relabelled(old, given, rows, data)]
-    out[len(header)] = [old[row] for row in rows]
-    return _write_whole(target, lambda partial: out.to_csv(partial, index=False, header=[*header, original]))
+    if original is not None:
+        out[len(header)] = [old[row] for row in rows]
+        header.append(original)
+    return _write_whole(target, lambda partial: out.to_csv(partial, index=False, header=header))
 
 
-def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
+def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, original: str | None) -> Path:
     frame, given, rows = _given(data, origin, id_column, original)
     table = pq.read_table(origin) if has_ending(origin, PARQUET) else pa.Table.from_pandas(frame, preserve_index=False)
     at = table.column_names.index(data.target_name)
     labels = _relabelled(table.column(at).to_pylist(), given, rows, data)
     if not np.array_equal(rows, np.arange(table.num_rows)):  # taking copies, which images may be too large for
         table = table.take(rows)
-    table = table.append_column(original, table.column(at))
+    if original is not None:
+        table = table.append_column(original, table.column(at))
     table = table.set_column(at, data.target_name, _arrow(labels, table.schema.field(at).type))
     if has_ending(target, PARQUET):
         return _write_whole(target, lambda partial: pq.write_table(table, partial))
@@ -132,7 +136,7 @@ def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, 
     return _write_whole(target, lambda partial: flat.to_csv(partial, index=False))
 
 
-def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, original: str) -> Path:
+def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, original: str | None) -> Path:
     arrays = read_arrays(origin)
     if data.target_name not in arrays or original in arrays:
         raise ValueError(
@@ -141,7 +145,9 @@ def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, or
     old = arrays[data.target_name]
     rows = _rows(arrays.get(id_column or "ids"), len(old), data, origin.name)
     out = {name: values[rows] if values.shape[:1] == old.shape[:1] else values for name, values in arrays.items()}
-    before = out[original] = out[data.target_name]
+    before = out[data.target_name]
+    if original is not None:
+        out[original] = before
     if data.classes is None:
         new = data.y.reshape(before.shape)
         kind = before.dtype if before.dtype.kind == "f" else new.dtype
@@ -154,7 +160,7 @@ def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, or
     return _write_whole(target, lambda partial: np.savez(partial, **cast("Any", out)))
 
 
-def _named(name: str, data: Data, original: str, data_dir: str | os.PathLike[str] | None) -> pd.DataFrame:
+def _named(name: str, data: Data, original: str | None, data_dir: str | os.PathLike[str] | None) -> pd.DataFrame:
     source = catalog.load(name, data_dir=data_dir)
     rows = _rows(source.ids, len(source), data, name)
     old = source.y if source.classes is None else source.classes[source.y]
@@ -163,7 +169,7 @@ def _named(name: str, data: Data, original: str, data_dir: str | os.PathLike[str
     return _with_labels(frame, source.ids[rows], old.reshape(-1).tolist(), rows, data, original)
 
 
-def _folder(folder: Path, data: Data, original: str) -> pd.DataFrame:
+def _folder(folder: Path, data: Data, original: str | None) -> pd.DataFrame:
     files = [(name, path) for name, paths in class_folders(folder).items() for path in paths]
     ids = np.asarray([path.relative_to(folder).as_posix() for _, path in files])
     rows = _rows(ids, len(files), data, str(folder))
@@ -172,10 +178,11 @@ def _folder(folder: Path, data: Data, original: str) -> pd.DataFrame:
 
 
 def _with_labels(
-    frame: pd.DataFrame, ids: NDArray[Any], old: list[Any], rows: NDArray[np.int64], data: Data, original: str
+    frame: pd.DataFrame, ids: NDArray[Any], old: list[Any], rows: NDArray[np.int64], data: Data, original: str | None
 ) -> pd.DataFrame:
     frame[data.target_name] = _relabelled(old, old, rows, data)
-    frame[original] = [old[row] for row in rows]
+    if original is not None:
+        frame[original] = [old[row] for row in rows]
     frame["id"] = ids
     return frame
 
@@ -191,7 +198,7 @@ def _write_frame(frame: pd.DataFrame, target: Path) -> Path:
 
 
 def _given(
-    data: Data, origin: Path, id_column: str | None, original: str
+    data: Data, origin: Path, id_column: str | None, original: str | None
 ) -> tuple[pd.DataFrame, list[Any], NDArray[np.int64]]:
     """The source as the reader understands it, all of its labels, and the rows that `data` has."""
     frame = read_frame(origin)

@@ -11,6 +11,7 @@ import pickle
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -40,6 +41,8 @@ Told = Callable[[str], None]
 
 #: How often a call is begun before its dying workers are an error.
 ATTEMPTS = 3
+#: Seconds in which a Ray cluster must answer.
+PATIENCE = 60
 
 
 class Launcher(Protocol):
@@ -415,11 +418,16 @@ def _connect(ray: ModuleType, address: str | None) -> None:
     where = _host_port(asked)
     try:
         if where is not None:
-            _reach(ray, *where)  # Ray itself would try for ten minutes and then end the process
+            _reach(ray, *where)
+        # where nobody answers, Ray tries for ten minutes and then ends the process: let that be another one
+        probe = [sys.executable, "-c", f"import ray; ray.init({asked!r}, logging_level='ERROR', log_to_driver=False)"]
+        subprocess.run(probe, capture_output=True, text=True, timeout=PATIENCE, check=True)
         ray.init(address=asked, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         remedy = "start one with `ray start --head`, or give the address of one that runs"
-        raise ConnectionError(f"no Ray cluster answers at address={asked!r}: {remedy} ({error})") from error
+        last = said.splitlines()[-1] if said else error
+        raise ConnectionError(f"no Ray cluster answers at address={asked!r}: {remedy} ({last})") from error
 
 
 def _reach(ray: ModuleType, host: str, port: int) -> None:
