@@ -15,8 +15,8 @@ shares of samples by predicted and given class, J by predicted and true class, T
     (5)  label precision of the agreeing samples = sum_i J_ii T_ii / sum_i C_ii,  with J from (1)
 
 (2) holds because the true class is hardly ever among those that a network, even a weak one, finds least likely, while
-symmetric noise takes every wrong class alike. Where a network's probabilities rank nothing (hard predictions), the
-theory's inverse is used. Symbols: `agreement` = trace C.
+symmetric noise takes every wrong class alike; m is K / 4, and more while the shares stay level. Where a network's
+probabilities rank nothing (hard predictions), the theory's inverse is used. Symbols: `agreement` = trace C.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from labelproof.procedures.ncv_theory import symmetric_rate
+from labelproof.procedures.ncv_theory import symmetric, symmetric_rate
 
 #: The floor under the ranks is one where the lowest ranks hold this share of what those above them do, and is noise
 #: where it is more than this; pair flips explain this share of the disagreement.
@@ -85,9 +85,10 @@ def noise_model(given: Codes, prob: Floats, rate: float | None = None) -> NoiseM
     doubt = ""
     if agreement <= float(counts.sum(0).max()):  # of one who always gives the most frequent label
         doubt = f"predictions agree with {agreement:.1%} of the labels, no more than the most frequent label would"
+    transition: Floats
     if (floor := _symmetric(given, prob, agreement)) is not None:
         kind, found = "symmetric", min(floor, (k - 1) / k)
-        transition = symmetric(found if rate is None else rate, k)
+        transition = symmetric(found if rate is None else rate, k).confusion
     elif (flips := _pairflip(counts)) is not None:
         kind, (found, following) = "pairflip", flips
         transition = flipped(found if rate is None else rate, following)
@@ -100,13 +101,6 @@ def noise_model(given: Codes, prob: Floats, rate: float | None = None) -> NoiseM
             transition = _rescaled(transition, scaled)
     known = min(found if rate is None else rate, HIGHEST)
     return NoiseModel(kind, float(known), transition, label_precision(counts, transition), agreement, doubt)
-
-
-def symmetric(rate: float, num_classes: int) -> Floats:
-    """`(K, K)`: right with 1 - rate, else any other class."""
-    return np.full((num_classes, num_classes), rate / (num_classes - 1)) + np.eye(num_classes) * (
-        1 - rate - rate / (num_classes - 1)
-    )
 
 
 def flipped(rate: float, following: Codes) -> Floats:
@@ -122,14 +116,14 @@ def label_precision(counts: Floats, transition: Floats) -> float:
         counts: `(K, K)` samples, or shares of them, by predicted (rows) and given class.
         transition: `(K, K)` T.
 
-    >>> T = symmetric(0.2, 10)
+    >>> T = symmetric(0.2, 10).confusion
     >>> round(label_precision(T.T @ T / 10, T), 4)  # the network of the theory
     0.9931
     """
     joint = np.clip(counts @ np.linalg.pinv(transition), 0, None)
     agreeing = np.trace(counts)
     right = float((np.diag(joint) * np.diag(transition)).sum())
-    return min(right / agreeing, 1.0) if agreeing > 0 else float("nan")
+    return min(right / float(agreeing), 1.0) if agreeing > 0 else float("nan")
 
 
 def _symmetric(given: Codes, prob: Floats, agreement: float) -> float | None:
@@ -143,17 +137,28 @@ def _symmetric(given: Codes, prob: Floats, agreement: float) -> float | None:
     low, high = below[:, None], (below + level)[:, None]
     # a label whose class ties with others takes its share of each of their places
 
-    def share(at: int) -> float:
-        inside = np.clip(np.minimum(high, at + m) - np.maximum(low, at), 0, None)
+    def share(start: int, end: int) -> float:
+        inside = np.clip(np.minimum(high, end) - np.maximum(low, start), 0, None)
         return float((inside[:, 0] / level).mean())
 
     if (np.median(prob, axis=1) == prob.min(1)).mean() > 0.5:  # hard predictions rank nothing
         off = np.bincount(given, minlength=k).max() / n
         found, valid = symmetric_rate(agreement, k)
         return found if valid and off < 1 and _spread_out(given, prob) else None
-    lowest, above = share(0), share(m)
+    lowest, above = share(0, m), share(m, 2 * m)
+    if lowest < FLAT * above:
+        return None
+    while m < k // 2 and share(m, m + 1) - lowest / m < _deviation(lowest / m, n) * (1 + 1 / m) ** 0.5:
+        m += 1  # more of the floor: fewer samples are left to chance
+        lowest = share(0, m)
     rate = (k - 1) * lowest / m
-    return rate if rate >= LEAST and lowest >= FLAT * above else None
+    return rate if rate >= LEAST else None
+
+
+def _deviation(share: float, n: int) -> float:
+    """Of a share of n samples, not taken for exactly known where none was found."""
+    p = max(share, 1 / n)
+    return float(np.sqrt(p * (1 - p) / n))
 
 
 def _spread_out(given: Codes, prob: Floats) -> bool:
