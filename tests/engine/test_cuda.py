@@ -102,3 +102,12 @@ def test_streams_change_no_result() -> None:
     for _ in range(20):  # a race would not show every time
         for a, b in zip(one, gradients(lambda calls: side_by_side(calls, x)), strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_a_pickled_run_opens_where_no_gpu_is() -> None:
+    data = problem(METHODS["elr"])
+    r = fit(METHODS["elr"](), factory(data), data, settings(device="cuda"))
+    again = pickle.loads(pickle.dumps(r))
+    assert {t.device.type for t in (*again.nets.state_dict().values(), *again.method.state_dict().values())} == {"cpu"}
+    assert r.nets[0][1].weight.device.type == "cuda", "and the run itself stays"
+    np.testing.assert_allclose(again.predict(data.x), r.predict(data.x), atol=1e-5)

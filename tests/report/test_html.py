@@ -121,6 +121,25 @@ def test_one_run(digits: Callable, tmp_path: Path) -> None:
     assert path.stat().st_size < 400_000
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_incv_selected(digits: Callable, tmp_path: Path, known: bool) -> None:
+    run = digits("ce").copy()
+    rows = [
+        {"iteration": 1, "selected": 700, "candidates": 300, "agreement": 0.5, "estimated_precision": 0.99},
+        {"iteration": 2, "selected": 812, "candidates": 41, "agreement": 0.4, "estimated_precision": 0.975},
+    ]
+    if known:
+        rows = [{**row, "label_precision": 0.98, "label_recall": 0.9} for row in rows]
+    run.info["result"] |= {"incv": rows, "incv_noise": {"kind": "pairflip", "rate": 0.382, "doubt": ""}}
+    read = page(write_report(run.write(tmp_path / "run")))
+    assert read.inside("h2")[1] == "Which samples were selected"
+    assert "Samples selected 812 2.5 % of them estimated wrong" + (", 2.0 % in truth" if known else "") in read.text
+    assert "38.2 % of the labels are wrong (pairflip noise)" in read.text
+    assert ("of the right, selected" in read.text) == known
+    alt = [attrs.get("aria-label") or "" for attrs in read.of("div")]
+    assert any("selected goes from 700 to 812 and undecided goes from 300 to 41" in text for text in alt), alt
+
+
 def test_the_rows_of_the_list_are_those_of_the_file(digits: Callable, tmp_path: Path) -> None:
     run = digits("elr")
     html = write_report(run.write(tmp_path)).read_text(encoding="utf-8")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from labelproof.core.method import Method
 from labelproof.core.nets import Nets
@@ -97,8 +98,9 @@ class Fitted:
             yield part.to(device)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickles leave the training inputs out: a model must not carry its data about."""
-        return {**vars(self), "data": replace(self.data, x=np.empty((len(self.data), 0), dtype=np.float32))}
+        """Pickles leave the training inputs out, a model must not carry its data about, and open where no GPU is."""
+        state = {name: _on_host(value) for name, value in vars(self).items()}
+        return {**state, "data": replace(self.data, x=np.empty((len(self.data), 0), dtype=np.float32))}
 
     def belief(self) -> NDArray[np.floating[Any]]:
         """`(N, O)` what the run holds each sample's label to be, in the user's units for regression.
@@ -131,3 +133,9 @@ class Fitted:
     def columns(self) -> dict[str, NDArray[np.float32]]:
         """Evidence columns for the list of wrong labels."""
         return {name: values.cpu().numpy() for name, values in self.evidence.columns().items()}
+
+
+def _on_host(value: Any) -> Any:
+    """A copy in host memory of a module that is not there."""
+    elsewhere = isinstance(value, nn.Module) and any(t.device.type != "cpu" for t in value.state_dict().values())
+    return deepcopy(value).cpu() if elsewhere else value

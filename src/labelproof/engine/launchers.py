@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol, TextIO, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import cloudpickle
@@ -211,21 +211,13 @@ class _WorkerError(Exception):
 def _work(work: bytes, threads: int) -> bytes:
     """Run one pickled call; runs in the worker.
 
-    What goes in and out is bytes, made by cloudpickle here and there: neither loky's nor Ray's nor
-    torch.multiprocessing's own ways of handing over tensors (file descriptors, shared memory) come into it.
+    Bytes go in and out, so that nobody's own way of handing over tensors (file descriptors, shared memory) comes in.
     """
     torch.set_num_threads(threads)
     outcome = _Outcome()
     seen: dict[tuple[type[Warning], str], tuple[str, int]] = {}
 
-    def keep(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def keep(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
         seen.setdefault((category, str(message)), (filename, lineno))
 
     with warnings.catch_warnings():
@@ -426,8 +418,8 @@ def _connect(ray: ModuleType, address: str | None) -> None:
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         remedy = "start one with `ray start --head`, or give the address of one that runs"
-        last = said.splitlines()[-1] if said else error
-        raise ConnectionError(f"no Ray cluster answers at address={asked!r}: {remedy} ({last})") from error
+        why = said[said.rfind("\n") + 1 :]
+        raise ConnectionError(f"no Ray cluster answers at address={asked!r}: {remedy} ({why})") from error
 
 
 def _reach(ray: ModuleType, host: str, port: int) -> None:

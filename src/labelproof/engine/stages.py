@@ -156,7 +156,9 @@ class Stages(Fit):
             return super().all(plans)
         told = (lambda name: say(f"{name} finished")) if self.verbose and rank() == 0 else None
         trainings = [self._training(p) for p in plans]
-        found: list[Fitted] = self.launcher.run(trainings, [p.stage for p in plans], told=told)
+        done: list[Fitted] = self.launcher.run(trainings, [p.stage for p in plans], told=told)
+        # what comes from another process comes without its inputs
+        found = [replace(f, data=p.data) for p, f in zip(plans, done, strict=True)]
         self.seconds.update({p.stage: f.history[-1]["seconds"] for p, f in zip(plans, found, strict=True)})
         return found
 

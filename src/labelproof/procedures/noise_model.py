@@ -32,9 +32,11 @@ from labelproof.procedures.ncv_theory import symmetric, symmetric_rate
 
 #: The floor under the ranks is one where the lowest ranks hold this share of what those above them do, and is noise
 #: where it is more than this; pair flips explain this share of the disagreement.
-FLAT, LEAST, EXPLAINED = 0.5, 0.02, 0.8
+FLAT, LEAST, EXPLAINED, MOST = 0.5, 0.02, 0.8, 0.6
 #: An interval of the full matrix's rate that is wider says that the networks hardly know the classes.
 WIDE = 0.2
+#: Disagreements for each class below which pairs may be found by chance.
+FEW = 5
 #: A rate told to what follows stays below 1.
 HIGHEST = 0.95
 
@@ -86,12 +88,13 @@ def noise_model(given: Codes, prob: Floats, rate: float | None = None) -> NoiseM
     if agreement <= float(counts.sum(0).max()):  # of one who always gives the most frequent label
         doubt = f"predictions agree with {agreement:.1%} of the labels, no more than the most frequent label would"
     transition: Floats
-    if (floor := _symmetric(given, prob, agreement)) is not None:
-        kind, found = "symmetric", min(floor, (k - 1) / k)
-        transition = symmetric(found if rate is None else rate, k).confusion
-    elif (flips := _pairflip(counts)) is not None:
+    floor, flips = _symmetric(given, prob, agreement), _pairflip(counts, len(given))
+    if flips is not None and (floor is None or k > 3):  # of three classes, pairs explain any noise
         kind, (found, following) = "pairflip", flips
         transition = flipped(found if rate is None else rate, following)
+    elif floor is not None:
+        kind, found = "symmetric", min(floor, (k - 1) / k)
+        transition = symmetric(found if rate is None else rate, k).confusion
     else:
         kind = "transition"
         found, transition, said = _full(given, prob)
@@ -129,7 +132,7 @@ def label_precision(counts: Floats, transition: Floats) -> float:
 def _symmetric(given: Codes, prob: Floats, agreement: float) -> float | None:
     """The rate of symmetric noise, equation (2); None where the least likely classes are no floor."""
     n, k = prob.shape
-    m = k // 4
+    m = k // 4 or int(k == 3 and _spread_out(given, prob))
     if m == 0:
         return None
     of_given = prob[np.arange(n), given][:, None]
@@ -144,7 +147,7 @@ def _symmetric(given: Codes, prob: Floats, agreement: float) -> float | None:
     if (np.median(prob, axis=1) == prob.min(1)).mean() > 0.5:  # hard predictions rank nothing
         off = np.bincount(given, minlength=k).max() / n
         found, valid = symmetric_rate(agreement, k)
-        return found if valid and off < 1 and _spread_out(given, prob) else None
+        return found if valid and off < 1 and k > 3 and _spread_out(given, prob) else None
     lowest, above = share(0, m), share(m, 2 * m)
     if lowest < FLAT * above:
         return None
@@ -162,35 +165,57 @@ def _deviation(share: float, n: int) -> float:
 
 
 def _spread_out(given: Codes, prob: Floats) -> bool:
-    """Whether disagreeing labels are of all classes alike: no cell holds three times its share of its row."""
+    """Whether disagreeing labels are of all classes alike: no cell holds three times its share of its row, or most."""
     k = prob.shape[1]
     counts = np.bincount(prob.argmax(1) * k + given, minlength=k * k).reshape(k, k).astype(float)
     np.fill_diagonal(counts, 0)
     rows = counts.sum(1)
     largest = counts.max(1)[rows > 0] / rows[rows > 0]
-    return bool(np.average(largest, weights=rows[rows > 0]) < 3 / (k - 1)) if (rows > 0).any() else True
+    return bool(np.average(largest, weights=rows[rows > 0]) < min(3 / (k - 1), MOST)) if (rows > 0).any() else True
 
 
-def _pairflip(counts: Floats) -> tuple[float, Codes] | None:
+def _pairflip(counts: Floats, n: int) -> tuple[float, Codes] | None:
     """The rate of flips to one other class each and those classes, equation (3); None where they explain too little."""
     k = len(counts)
     if k < 3:
         return None
-    away = counts.copy()
-    np.fill_diagonal(away, -1)
-    following = linear_sum_assignment(away, maximize=True)[1]
-    if (following[following] == np.arange(k)).any():  # two classes taken for each other: the roots cannot be told apart
+    following = _following(counts)
+    if following is None:
         return None
     at = np.arange(k)
     d, u, w = np.trace(counts), counts[at, following].sum(), counts[following, at].sum()
     disagreement = 1 - d
     rest = max(disagreement - u - w, 0.0) / (k - 3) if k > 3 else 0.0
-    if disagreement < LEAST or u + w - 2 * rest < EXPLAINED * disagreement:
-        return None
+    if disagreement < max(LEAST, FEW * k / n) or u + w - 2 * rest < EXPLAINED * disagreement:
+        return None  # among few, some class is always the next
     d, u, w = (max(v - rest, 0.0) for v in (d, u, w))
     u, w = u / (d + u + w), w / (d + u + w)
     root = np.sqrt(max((1 + u - w) ** 2 - 4 * u, 0.0))
     return float((1 + u - w - root) / 2), following
+
+
+def _following(counts: Floats) -> Codes | None:
+    """To which other class each flips; None where two flip to each other: the roots cannot be told apart."""
+    at, away = np.arange(len(counts)), counts.copy()
+    np.fill_diagonal(away, -1)
+    following: Codes = linear_sum_assignment(away, maximize=True)[1]
+    if (following[following] != at).all():
+        return following
+    # The network of the theory is off by one either way alike, and chance decides which of both an assignment has:
+    # look for rings of classes that are neighbours.
+    near = np.argsort(away + away.T, axis=1)[:, -2:].tolist()
+    if any(i not in near[j] for i in at for j in near[i]):
+        return None
+    following = np.full_like(at, -1)
+    for start in at:
+        ring = [start]
+        while following[start] < 0 and (ring[-1] != start or len(ring) == 1):
+            ring.append(next(j for j in near[ring[-1]] if j not in ring[-2:-1]))
+        if len(ring) > 1:
+            here, there = np.array(ring[:-1]), np.array(ring[1:])
+            ahead = counts[here, there].sum() >= counts[there, here].sum()
+            following[here if ahead else there] = there if ahead else here
+    return following
 
 
 def _full(given: Codes, prob: Floats) -> tuple[float, Floats, str]:

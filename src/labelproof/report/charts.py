@@ -112,6 +112,39 @@ def learning_curves(runs: Sequence[RunRecord], labels: Sequence[str]) -> Chart |
     return Chart(drawn, " ".join(caption), legend)
 
 
+#: Of each iteration of INCV: panels, and what they show under which name.
+_SELECTION = {
+    "Samples": {"selected": "selected", "candidates": "undecided"},
+    "Selected labels": {
+        "label_precision": "of the selected, right",
+        "estimated_precision": "of the selected, estimated right",
+        "label_recall": "of the right, selected",
+    },
+}
+
+
+def selection(run: RunRecord) -> Chart | None:
+    """What INCV selected before the last training, by iteration; `None` for other methods."""
+    rows = run.section("result").get("incv")
+    if not isinstance(rows, list) or not rows:
+        return None
+    x, panels = np.arange(1, len(rows) + 1, dtype=np.float64), []
+    for title, curves in _SELECTION.items():
+        shown = [(key, name) for key, name in curves.items() if key in rows[0]]
+        values = [np.array([row[key] for row in rows], dtype=np.float64) for key, _ in shown]
+        drawn = [Series(name, x, y, style(i)) for i, ((_, name), y) in enumerate(zip(shown, values, strict=True))]
+        legend = [(line.name, line.style) for line in drawn]
+        panels.append(_panel(title, drawn, legend, as_percent=title != "Samples", by="iteration"))
+    kind = run.section("result").get("incv_noise", {})
+    caption = (
+        "Networks trained on one half (and on what was selected before) say what the labels of the other should be; "
+        "samples whose given label they predict are selected, and the last training sees those alone, later with "
+        f"the undecided ones beside them. By the first iteration {percent(kind.get('rate'))} of the labels are wrong "
+        f"({kind.get('kind')} noise). What became of each sample stands in selection.csv."
+    )
+    return Chart(panels, caption)
+
+
 def _best_epoch(run: RunRecord) -> float | None:
     return run.number("best_val_epoch")
 
@@ -139,12 +172,19 @@ def _many_runs(runs: Sequence[RunRecord], labels: Sequence[str], curve: _Curve) 
     return _panel(curve.title, series, [], as_percent=curve.percent) if series else None
 
 
-def _panel(title: str, series: Sequence[Series], legend: Sequence[tuple[str, Style]], *, as_percent: bool) -> Panel:
+def _panel(
+    title: str,
+    series: Sequence[Series],
+    legend: Sequence[tuple[str, Style]],
+    *,
+    as_percent: bool,
+    by: str = "epoch",
+) -> Panel:
     write = percent if as_percent else number
     ends = [f"{line.name} goes from {write(line.y[0])} to {write(line.y[-1])}" for line in series]
-    epochs = int(max(line.x[-1] for line in series))
-    alt = f"{title} by epoch, up to epoch {epochs}: {listing(ends)}."
-    svg = line_chart(series, xlabel="epoch", ylabel="", percent=as_percent)
+    last = int(max(line.x[-1] for line in series))
+    alt = f"{title} by {by}, up to {by} {last}: {listing(ends)}."
+    svg = line_chart(series, xlabel=by, ylabel="", percent=as_percent)
     return Panel(title, svg, alt, legend)
 
 

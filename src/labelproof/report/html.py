@@ -151,6 +151,7 @@ def _contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "baseline_name": summary.BASELINES["mse" if shown.regression else "ce"],
         "has_params": any(run.section("method").get("params") for run in runs),
         "curves": charts.learning_curves(runs, labels),
+        "selection": charts.selection(shown),
         "memorisation": charts.memorisation(runs, labels),
         "simplex": paths,
         "with_simplex": with_simplex,

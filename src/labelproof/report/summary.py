@@ -57,6 +57,12 @@ def cards(run: RunRecord) -> list[Card]:
         bounds = interval(run.section("result").get("cv_noise_interval"))
         note = "estimated by cross-validation before training" + (f", 95\u00a0% interval {bounds}" if bounds else "")
         found.append(Card("Noise rate trained with", percent(told), note))
+    iterations = run.section("result").get("incv")
+    if isinstance(iterations, list) and iterations:
+        chosen = iterations[-1]
+        note = f"{percent(1 - chosen['estimated_precision'])} of them estimated wrong"
+        right = f", {percent(1 - chosen['label_precision'])} in truth" if "label_precision" in chosen else ""
+        found.append(Card("Samples selected", count(chosen["selected"]), note + right))
     if (precision := run.number("average_precision")) is not None:
         true_rate = run.true_rate
         chance = f"; a random order would give {percent(true_rate)}" if true_rate is not None else ""

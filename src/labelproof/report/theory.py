@@ -134,6 +134,11 @@ def draw_confusion(columns: Sequence[Confusion], out: Path | str, *, classes: Se
     Raises:
         ValueError: no column, another ending, or matrices and classes of different sizes.
         OSError: the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_confusion([Confusion("no noise", np.eye(2), np.eye(2))], folder + "/confusion.svg").name
+    'confusion.svg'
     """
     _check(columns, "columns")
     pairs = [[np.asarray(m, dtype=np.float64) for m in column[1:]] for column in columns]
@@ -174,6 +179,11 @@ def draw_selection(curves: Sequence[Selection], out: Path | str) -> Path:
     Raises:
         ValueError: no curve, or another ending.
         OSError: the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_selection([Selection("symmetric 0.5", [0.95, 0.93], [0.7, 0.9])], folder + "/incv.svg").name
+    'incv.svg'
     """
     _check(curves, "curves")
 
