@@ -7,16 +7,17 @@ estimate here that holds for a network of either sort, and equals the inverse fo
 shares of samples by predicted and given class, J by predicted and true class, T the noise:
 
     (1)  C = J T                                       the given label depends on the true class alone
-    (2)  symmetric:  eps = (K - 1) P(label is one of the m least likely classes) / m
+    (2)  symmetric:  P(label is the m-th least likely class) = r_m = eps / (K - 1) + c q^(K - m),  m < 0.9 K
     (3)  pair flips: d, u, w = shares on the diagonal of C, at i -> next(i), at next(i) -> i, less what uniform errors
          put there, then divided by their sum. With a the share that a network predicts right,
          u = a eps,  w = (1 - a)(1 - eps),  so that eps and a are the roots of  z^2 - (1 + u - w) z + u
     (4)  else: `lp.estimate_noise`, the full matrix
     (5)  label precision of the agreeing samples = sum_i J_ii T_ii / sum_i C_ii,  with J from (1)
 
-(2) holds because the true class is hardly ever among those that a network, even a weak one, finds least likely, while
-symmetric noise takes every wrong class alike; m is K / 4, and more while the shares stay level. Where a network's
-probabilities rank nothing (hard predictions), the theory's inverse is used. Symbols: `agreement` = trace C.
+(2) holds because symmetric noise takes every wrong class alike, also those that a network, even a weak one, finds least
+likely, where the true class is the rarer the less likely. That shares fall off by one factor q a rank is what they were
+seen to do. Where a network's probabilities rank nothing (hard predictions), the theory's inverse is used.
+Symbols: `agreement` = trace C.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, nnls
 
 from labelproof.procedures.ncv_theory import symmetric, symmetric_rate
 
-#: The floor under the ranks is one where the lowest ranks hold this share of what those above them do, and is noise
-#: where it is more than this; pair flips explain this share of the disagreement.
+#: The floor under the ranks is one where the lowest quarter holds this share of what the next does, and is noise where
+#: it makes more than this; pair flips explain this share of the disagreement.
 FLAT, LEAST, EXPLAINED, MOST = 0.5, 0.02, 0.8, 0.6
+#: q for ten classes; from more, steps are smaller.
+DECAY = np.linspace(0.2, 0.65, 10)
 #: An interval of the full matrix's rate that is wider says that the networks hardly know the classes.
 WIDE = 0.2
 #: Disagreements for each class below which pairs may be found by chance.
@@ -77,7 +80,7 @@ def noise_model(given: Codes, prob: Floats, rate: float | None = None) -> NoiseM
     >>> given = np.where(rng.random(20_000) < 0.4, (true + rng.integers(1, 10, 20_000)) % 10, true)
     >>> sure = 2.0 * np.eye(10)[true] + rng.normal(size=(20_000, 10))  # a weak network: right in 82 % of the cases
     >>> model = noise_model(given, np.exp(sure))
-    >>> model.kind, round(model.rate, 2)
+    >>> model.kind, round(model.rate, 1)
     ('symmetric', 0.4)
     """
     k = prob.shape[1]
@@ -135,43 +138,46 @@ def _symmetric(given: Codes, prob: Floats, agreement: float) -> float | None:
     m = k // 4 or int(k == 3 and _spread_out(given, prob))
     if m == 0:
         return None
+    if (np.median(prob, axis=1) == prob.min(1)).mean() > 0.5:  # hard predictions rank nothing
+        found, valid = symmetric_rate(agreement, k)
+        return found if valid and k > 3 and _spread_out(given, prob) else None
+    ranked = _by_rank(given, prob)
+    if ranked[:m].sum() < FLAT * ranked[m : 2 * m].sum():
+        return None
+    rate = (k - 1) * (_floor(ranked, n) if k >= 6 else ranked[:m].mean())
+    return float(rate) if rate >= LEAST else None
+
+
+def _by_rank(given: Codes, prob: Floats) -> Floats:
+    """`(K,)` share of labels whose class is the least likely, the next ... the most likely; ties are shared out."""
+    n, k = prob.shape
     of_given = prob[np.arange(n), given][:, None]
     below, level = (prob < of_given).sum(1), (prob == of_given).sum(1)  # of each label's class, itself included
-    low, high = below[:, None], (below + level)[:, None]
-    # a label whose class ties with others takes its share of each of their places
-
-    def share(start: int, end: int) -> float:
-        inside = np.clip(np.minimum(high, end) - np.maximum(low, start), 0, None)
-        return float((inside[:, 0] / level).mean())
-
-    if (np.median(prob, axis=1) == prob.min(1)).mean() > 0.5:  # hard predictions rank nothing
-        off = np.bincount(given, minlength=k).max() / n
-        found, valid = symmetric_rate(agreement, k)
-        return found if valid and off < 1 and k > 3 and _spread_out(given, prob) else None
-    lowest, above = share(0, m), share(m, 2 * m)
-    if lowest < FLAT * above:
-        return None
-    while m < k // 2 and share(m, m + 1) - lowest / m < _deviation(lowest / m, n) * (1 + 1 / m) ** 0.5:
-        m += 1  # more of the floor: fewer samples are left to chance
-        lowest = share(0, m)
-    rate = (k - 1) * lowest / m
-    return rate if rate >= LEAST else None
+    starts = np.bincount(below, 1 / level, minlength=k + 1) - np.bincount(below + level, 1 / level, minlength=k + 1)
+    return np.asarray(starts.cumsum()[:k] / n)
 
 
-def _deviation(share: float, n: int) -> float:
-    """Of a share of n samples, not taken for exactly known where none was found."""
-    p = max(share, 1 / n)
-    return float(np.sqrt(p * (1 - p) / n))
+def _floor(ranked: Floats, n: int) -> float:
+    """The level a of r_m = a + c q^(K - m), least squares in units of what chance does to each of these shares."""
+    k = len(ranked)
+    r = ranked[: -max(k // 10, 1)]  # all but the most likely
+    power = np.arange(len(r) - 1, -1, -1)
+    weight = 1 / np.sqrt(np.maximum(r, 1 / n) / n)
+    fits = []
+    for q in DECAY ** (10 / k):
+        columns = np.stack([np.ones(len(r)), q**power], axis=1)
+        (a, _), off = nnls(columns * weight[:, None], r * weight)
+        fits.append((off, a))
+    return float(min(fits)[1])
 
 
 def _spread_out(given: Codes, prob: Floats) -> bool:
     """Whether disagreeing labels are of all classes alike: no cell holds three times its share of its row, or most."""
     k = prob.shape[1]
-    counts = np.bincount(prob.argmax(1) * k + given, minlength=k * k).reshape(k, k).astype(float)
-    np.fill_diagonal(counts, 0)
-    rows = counts.sum(1)
-    largest = counts.max(1)[rows > 0] / rows[rows > 0]
-    return bool(np.average(largest, weights=rows[rows > 0]) < min(3 / (k - 1), MOST)) if (rows > 0).any() else True
+    away = np.bincount(prob.argmax(1) * k + given, minlength=k * k).reshape(k, k)
+    np.fill_diagonal(away, 0)
+    by_chance = 3 * k  # the largest of many cells with less than one each
+    return bool(away.max(1).sum() - by_chance < min(3 / (k - 1), MOST) * away.sum())
 
 
 def _pairflip(counts: Floats, n: int) -> tuple[float, Codes] | None:
