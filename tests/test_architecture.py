@@ -31,7 +31,7 @@ ALLOWED = {
     "demo": {"core", "data", "engine", "methods", "report", "runs"},
     "__main__": {"cli"},
     "flags": {"core", "data", "engine", "methods", "recipes"},
-    "studies": {"data", "engine", "folders", "issues", "methods", "networks", "procedures", "runs"},
+    "studies": {"core", "data", "engine", "folders", "issues", "methods", "networks", "procedures", "runs"},
     "asked": {"data", "engine", "flags", "methods"},
     "screens": set(),
     "cli": {

@@ -1,4 +1,4 @@
-"""The command line: `labelproof demo | train | find | clean | inject | methods | recipes | data | report`.
+"""The command line: `labelproof demo | train | find | clean | theory | inject | methods | recipes | data | report`.
 
 Flags are made from signatures (`flags.py`): those of training from `Settings`, those of a method from its constructor.
 So a flag, its type, its default and its help stand in one place, next to the code that uses it.
@@ -51,7 +51,7 @@ from labelproof.flags import (
 from labelproof.folders import is_first_process
 from labelproof.methods import METHODS, available_methods, method_name
 from labelproof.recipes import METRICS, Recipe, available_recipes, load_recipe
-from labelproof.screens import show_run, show_selection, show_warning
+from labelproof.screens import show_run, show_selection, show_theory, show_warning
 
 USAGE = {
     "demo": "labelproof demo [--out DIR] [--seeds N]",
@@ -59,6 +59,7 @@ USAGE = {
     "       labelproof train [DATA] --recipe NAME [flags that differ]",
     "find": "labelproof find DATA [--label COLUMN] [--out FILE] [flags]",
     "clean": "labelproof clean DATA [--label COLUMN] --out FILE [flags]",
+    "theory": "labelproof theory DATA [--noise KIND,...] [--rates RATE,...] [--out DIR] [flags]",
     "inject": "labelproof inject DATA --noise KIND:RATE --out FILE [flags]",
     "methods": "labelproof methods",
     "recipes": "labelproof recipes",
@@ -73,6 +74,7 @@ EXAMPLES = {
     "  labelproof train --recipe elr-cifar10-sym40",
     "find": "labelproof find flowers.csv --label species --out issues.csv",
     "clean": "labelproof clean flowers.csv --label species --out clean.csv",
+    "theory": "labelproof theory digits --noise symmetric,pairflip --rates 0,0.2,0.4,0.6 --network cnn --epochs 60",
     "inject": "labelproof inject flowers.csv --label species --noise pairflip:0.45 --out noisy.parquet",
     "methods": "labelproof methods",
     "recipes": "labelproof recipes",
@@ -124,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         stop(str(error) or type(error).__name__)
     except KeyboardInterrupt:
-        stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run in (train, clean) else ""))
+        stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run in (train, clean, theory) else ""))
     return 0
 
 
@@ -143,6 +145,12 @@ def _overview() -> None:
 def _build_find(parser: Any, words: Sequence[str]) -> None:
     add_data(parser)
     parser.add_argument("--out", type=str, default="issues.csv", help="where the list goes: .csv, .parquet or .json")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=0,
+        help="2 or more: that many trainings, each judging samples it has not seen; 0: the record of a single one",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
     add_training(parser, words, skip=("checkpoint_every",))
 
@@ -156,6 +164,19 @@ def _build_clean(parser: Any, words: Sequence[str]) -> None:
     add_network(parser)
     add_signature(parser, METHODS["incv"], "selection", ("selected_noise", "warmup", "num_gradual"))
     add_settings(parser, ("early_stopping", "validation_fraction"))
+
+
+def _build_theory(parser: Any, words: Sequence[str]) -> None:
+    add_data(parser)
+    parser.add_argument("--noise", type=str, default="symmetric", help="kinds of noise, separated by commas")
+    parser.add_argument(
+        "--rates", type=str, default="0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1", help="noise rates, separated by commas"
+    )
+    parser.add_argument("--out", type=str | None, help="folder of the results; runs/DATA-theory-seedS if not given")
+    parser.add_argument("--resume", action="store_true", help="go on with the trainings in --out")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    add_network(parser)
+    add_settings(parser)
 
 
 def _build_inject(parser: Any, words: Sequence[str]) -> None:
@@ -209,7 +230,7 @@ def find(**args: Any) -> None:
 
     Each sample gets a probability of being wrong, a suggested label and a flag. The data itself is not changed.
     """
-    from labelproof import runs
+    from labelproof import runs, studies
     from labelproof.issues import save_issues
 
     settings, out = settings_of(args), Path(args["out"])
@@ -218,15 +239,16 @@ def find(**args: Any) -> None:
     method = method_of(args, data)
     network = network_of(args, data, method)
     streams = streams_of(args, data, method)
-    run = runs.train(
-        data,
-        method,
-        network,
-        settings,
-        streams=streams,
-        verbose=0 if args["quiet"] else 1,
-        launcher=launcher_of(args),
-    )
+    how: dict[str, Any] = {
+        "streams": streams,
+        "verbose": 0 if args["quiet"] else 1,
+        "launcher": launcher_of(args),
+    }
+    run: Any
+    if args["folds"]:
+        run = studies.held_out(data, method, network, settings, args["folds"], **how)
+    else:
+        run = runs.train(data, method, network, settings, **how)
     if is_first_process():
         save_issues(runs.with_truth(run.issues, data), out)
         if not args["quiet"]:
@@ -265,6 +287,50 @@ def clean(**args: Any) -> None:
     write_table(args["data"], kept, out, id_column=args["id_column"], original=None, data_dir=args["data_dir"])
     if not args["quiet"]:
         show_selection(found, len(data), out, folder / "selection.csv")
+
+
+def theory(**args: Any) -> None:
+    """Put the theory of INCV to the test on data whose labels are right.
+
+    For each noise rate, noise goes into the labels, a network learns one half of them and predicts the other.
+    theory.csv and theory.svg have test accuracy, label precision and label recall beside what theory expects,
+    theory-confusion.svg the confusion of the network above the matrix of the noise. --jobs 2 trains two at a time.
+    """
+    from labelproof import studies
+    from labelproof.methods import CE
+    from labelproof.report.theory import Agreement, Confusion, draw_agreement, draw_confusion
+
+    settings, (data, _) = settings_of(args), load(args, test=False)
+    kinds = [kind.strip() for kind in args["noise"].split(",")]
+    try:
+        rates = [float(rate) for rate in args["rates"].split(",")]
+    except ValueError:
+        raise ValueError(f"--rates={args['rates']} must be numbers in [0, 1], separated by commas") from None
+    folder = Path(args["out"] or Path("runs", f"{data.name}-theory-seed{settings.seed}".replace(":", "-")))
+    found = studies.theory(
+        data,
+        network_of(args, data, CE()),
+        settings,
+        kinds,
+        rates,
+        folder=folder,
+        resume=args["resume"],
+        verbose=0 if args["quiet"] else 1,
+        command=shlex.join(["labelproof", "theory", *args["words"]]),
+        launcher=launcher_of(args),
+    )
+    if not is_first_process():
+        return
+    draw_agreement([Agreement(v.kind, v.lines, v.table) for v in found], folder / "theory.svg")
+    each = max(1, 4 // len(found))  # columns: more are too small to read
+    shown = [(v, len(rates) - 1 - k * max(1, len(rates) // each)) for v in found for k in reversed(range(each))]
+    draw_confusion(
+        [Confusion(f"{v.kind} {rates[i]:g}", v.measured[i], v.transition[i]) for v, i in shown if i >= 0],
+        folder / "theory-confusion.svg",
+        classes=data.classes,
+    )
+    if not args["quiet"]:
+        show_theory(found, folder)
 
 
 def inject(**args: Any) -> None:
@@ -359,6 +425,7 @@ COMMANDS: dict[str, tuple[Callable[[Any, Sequence[str]], None], Callable[..., No
     "train": (add_train, train),
     "find": (_build_find, find),
     "clean": (_build_clean, clean),
+    "theory": (_build_theory, theory),
     "inject": (_build_inject, inject),
     "methods": (_build_nothing, methods),
     "recipes": (_build_nothing, recipes),

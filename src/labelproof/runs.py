@@ -127,7 +127,7 @@ def train(
             stamp={"network": network_name(network)},
             launcher=launcher,
         )
-    issues, noise = _findings(fitted)
+    issues, noise = findings(data, fitted.belief(), fitted.suspicion(), fitted.columns())
     result = {**_result(fitted, issues, noise), **fitted.figures}
     result |= {"notes": fitted.notes} if fitted.notes else {}
     result = finite(result)
@@ -147,9 +147,20 @@ def _chosen(asked: Method, trained: Method) -> dict[str, Any]:
     return {k: v for k, v in after.items() if before.get(k) == "auto" and v != "auto"}
 
 
-def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | TargetNoiseEstimate]:
-    """The list of wrong labels, worst first, and how noisy the labels are."""
-    data, belief, evidence = fitted.data, fitted.belief(), fitted.columns()
+def findings(
+    data: Data,
+    belief: np.ndarray[Any, Any],
+    suspicion: np.ndarray[Any, Any] | None = None,
+    evidence: Mapping[str, np.ndarray[Any, Any]] | None = None,
+) -> tuple[pd.DataFrame, NoiseEstimate | TargetNoiseEstimate]:
+    """The list of wrong labels, worst first, and how noisy the labels are.
+
+    Args:
+        data: with the labels as given.
+        belief: `(N, K)` class probabilities or `(N, D)` targets.
+        suspicion: see `labelproof.issues.find_issues`.
+        evidence: see there.
+    """
     if data.classes is None:
         targets = data.y if data.given is None else data.given.reshape(data.y.shape)
         x = data.x
@@ -158,9 +169,7 @@ def _findings(fitted: Fitted) -> tuple[pd.DataFrame, NoiseEstimate | TargetNoise
         return examine_targets(targets, belief, features=features, ids=data.ids, evidence=evidence)
     labels, classes = data.classes[data.y], data.classes  # not codes, which could be taken for labels that are numbers
     with _in_terms_of_training():
-        issues = find_issues(
-            labels, belief, classes=classes, ids=data.ids, suspicion=fitted.suspicion(), evidence=evidence
-        )
+        issues = find_issues(labels, belief, classes=classes, ids=data.ids, suspicion=suspicion, evidence=evidence)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same remarks as find_issues has just made
         return issues, estimate_noise(labels, belief, classes=classes)

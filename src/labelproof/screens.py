@@ -63,6 +63,12 @@ def show_selection(found: Any, samples: int, written: Any, table: Any) -> None:
     Console(soft_wrap=True).print("\n".join(lines), highlight=False)
 
 
+def show_theory(found: Any, written: Any) -> None:
+    """What was measured beside what theory expects, and where the figures are."""
+    text = "\n\n".join(map(str, found))
+    Console(soft_wrap=True).print(f"{escape(text)}\n\nwritten to {escape(str(written))}", highlight=False)
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 

@@ -1,25 +1,87 @@
-"""What is trained for an answer and not for a model: which samples to keep, whether the theory of INCV holds."""
+"""What is trained for an answer and not for a model: which labels are wrong, which to keep, whether theory holds."""
 
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from labelproof.core.method import Method
 from labelproof.data.dataset import Data
 from labelproof.engine import checkpoint
+from labelproof.engine.fitted import Fitted
 from labelproof.engine.inputs import input_shape
 from labelproof.engine.launchers import Launcher
-from labelproof.engine.logs import write_text
+from labelproof.engine.logs import say, write_text
 from labelproof.engine.settings import Settings
-from labelproof.engine.stages import Stages
+from labelproof.engine.stages import Stages, fit
 from labelproof.folders import as_json, is_first_process, opened
-from labelproof.issues import save_issues
-from labelproof.methods import INCV
+from labelproof.issues import NoiseEstimate, TargetNoiseEstimate, save_issues, summarise
+from labelproof.methods import CE, INCV
 from labelproof.networks.factory import NetworkLike, as_factory, network_name
+from labelproof.procedures.cross_val import cross_val_probs, cross_val_targets
 from labelproof.procedures.incv import Selection
-from labelproof.runs import describe
+from labelproof.procedures.ncv_theory import Verification, check_asked, verify
+from labelproof.runs import describe, findings
+
+
+class Listed(NamedTuple):
+    """What a cross-validation says of the labels: the list, worst first, how noisy they are, and figures."""
+
+    issues: pd.DataFrame
+    noise: NoiseEstimate | TargetNoiseEstimate
+    result: dict[str, Any]
+
+
+def held_out(
+    data: Data,
+    method: Method,
+    network: NetworkLike,
+    settings: Settings,
+    folds: int,
+    *,
+    streams: Mapping[str, Data] | None = None,
+    verbose: int = 0,
+    launcher: Launcher | None = None,
+) -> Listed:
+    """The list of wrong labels by networks that were not trained on the samples they judge.
+
+    Args:
+        data: labels or targets, some of them wrong.
+        method: what each fold is trained with, procedure and all.
+        network: as for `labelproof.runs.train`.
+        settings: how to train; their seed is that of the folds too.
+        folds: at least 2.
+        streams: as for `labelproof.runs.train`.
+        verbose: 0 is silent.
+        launcher: where the folds run side by side.
+
+    Raises:
+        ValueError: see `labelproof.procedures.cross_val.cross_val_probs` and `labelproof.engine.stages.fit`.
+    """
+    if launcher is not None and settings.devices > 1:
+        raise ValueError(f"devices={settings.devices} beside a launcher: leave one of both out")
+    factory = as_factory(network, input_shape(data), data.num_classes or data.y.shape[-1])
+    tell, shown = verbose > 0 and is_first_process(), verbose if launcher is None else 0
+
+    def train(part: Data, name: str) -> Fitted:
+        return fit(method, factory, part, settings, streams=streams, verbose=shown)
+
+    if tell:
+        say(f"{folds} trainings, each on {1 - 1 / max(folds, 1):.0%} of the samples")
+    predict = cross_val_targets if data.classes is None else cross_val_probs
+    told = (lambda name: say(f"{name} of {folds} finished")) if tell else None
+    with warnings.catch_warnings():  # what is said of folds is not true of the data
+        warnings.filterwarnings("ignore", "no training sample has the label")
+        belief = predict(train, data, folds, seed=settings.seed, launcher=launcher, told=told)
+    issues, noise = findings(data, belief)
+    known = None if data.truth is None else (data.truth != data.y).reshape(len(data), -1).any(1)
+    kind = "noise_rate" if data.classes is not None else "target_noise_rate"
+    return Listed(issues, noise, {**summarise(issues, known), kind: float(noise.rate)})
 
 
 def clean(
@@ -69,5 +131,61 @@ def clean(
             save_issues(pd.DataFrame(columns), folder / f"{name}.csv")
         result = {**stages.figures, "selected": len(found.selected), "selected_noise": found.selected_noise}
         result["seconds"] = round(time.perf_counter() - began, 2)
+        write_text(folder / "run.json", as_json({**record, "status": "finished", "result": result}))
+    return found
+
+
+def theory(
+    data: Data,
+    network: NetworkLike,
+    settings: Settings,
+    kinds: Sequence[str],
+    rates: Sequence[float],
+    *,
+    folder: Path,
+    resume: bool = False,
+    verbose: int = 0,
+    command: str = "",
+    launcher: Launcher | None = None,
+) -> list[Verification]:
+    """Noise put into one half of the data and learned, for each kind and rate, beside what theory expects.
+
+    Args:
+        data: a classification data set whose labels are right.
+        network: as for `labelproof.runs.train`; it is trained with cross-entropy, which memorises.
+        settings: how to train; its seed is that of the noise too.
+        kinds: of noise, as `labelproof.procedures.ncv_theory.verify` takes them.
+        rates: of noise.
+        folder: gets `run.json`, `theory.csv` and the checkpoints of each training.
+        resume: go on from what is finished there.
+        verbose: 0 is silent.
+        command: how to repeat it, for the record.
+        launcher: where the rates run side by side.
+
+    Raises:
+        ValueError: see `labelproof.procedures.ncv_theory.verify`.
+        FileExistsError: the folder holds another run already.
+    """
+    for kind in kinds:
+        check_asked(data, kind, rates)
+    method = CE()
+    record = {**describe(data, method, network, settings, None, command), "what": "theory"}
+    began = time.perf_counter()
+    with opened(folder, record, resume):
+        stages = Stages(
+            factory=as_factory(network, input_shape(data), data.num_classes),
+            settings=settings,
+            stamp={"method": repr(method), "network": network_name(network)},
+            folder=folder,
+            resume=resume and checkpoint.begun(folder),
+            verbose=verbose,
+            launcher=launcher,
+        )
+        found = [verify(stages, method, data, kind=kind, rates=rates, seed=settings.seed) for kind in kinds]
+    if is_first_process():
+        table = pd.concat([v.table.assign(noise=v.kind) for v in found])
+        save_issues(table[["noise", *found[0].table.columns]], folder / "theory.csv")
+        largest = {v.kind: v.distance()["largest"].to_dict() for v in found}
+        result = {"largest_distance": largest, "seconds": round(time.perf_counter() - began, 2)}
         write_text(folder / "run.json", as_json({**record, "status": "finished", "result": result}))
     return found

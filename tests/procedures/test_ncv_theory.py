@@ -244,6 +244,7 @@ def test_what_is_trained_and_with_what() -> None:
     halves = [set(plan.data.ids) for plan in plans]
     assert halves[0] == halves[1] == halves[2]
     assert len(halves[0]) == 200
+    assert plans[0].data.x is plans[1].data.x  # one copy, however many rates
     np.testing.assert_allclose(np.bincount(plans[0].data.truth), np.bincount(data.y) / 2, atol=1)
     for plan, rate in zip(plans, rates, strict=True):
         noisy = noise.inject(data.y, "pairflip", rate, seed=3, num_classes=4).labels

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from labelproof.report.figures import COLOURS, style
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -39,8 +40,8 @@ class Agreement(NamedTuple):
     """
 
     name: str
-    line: Mapping[str, ArrayLike]
-    dots: Mapping[str, ArrayLike]
+    line: Mapping[str, ArrayLike] | pd.DataFrame
+    dots: Mapping[str, ArrayLike] | pd.DataFrame
 
 
 class Confusion(NamedTuple):
