@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -102,9 +103,9 @@ class Processes:
 class Ray:
     """Calls run as tasks of a Ray cluster; needs `pip install 'labelproof[ray]'`.
 
-    A cluster that is joined keeps running afterwards, one that was started here does not. Where this process is
-    connected to a cluster already, that one is used, and stays connected. Cores, and GPUs where the cluster has some,
-    are shared out equally among the jobs; Ray's own retries are off.
+    A cluster that is joined keeps running afterwards, one that was started here does not: this process stays connected
+    as long as this object lives. Where it was connected to a cluster before, that one is used, and stays connected.
+    Cores, and GPUs where the cluster has some, are shared out equally among the jobs; Ray's own retries are off.
 
     Args:
         address: `"auto"`, `"HOST:PORT"` or `"ray://HOST:PORT"` of a cluster to join; None starts one on this machine.
@@ -137,14 +138,10 @@ class Ray:
             import ray
         except ImportError as error:
             raise ImportError("the launcher 'ray' needs Ray: pip install 'labelproof[ray]'") from error
-        ours = not ray.is_initialized()
-        if ours:
+        if not ray.is_initialized():
             _connect(ray, self.address)
-        try:
-            return _supervise(_RayPool(ray, self.jobs), calls, names, told)
-        finally:
-            if ours:
-                ray.shutdown()
+            weakref.finalize(self, ray.shutdown)  # a procedure asks several times, and connecting takes seconds
+        return _supervise(_RayPool(ray, self.jobs), calls, names, told)
 
 
 def make_launcher(name: str = "processes", jobs: int | None = None, address: str | None = None) -> Launcher:

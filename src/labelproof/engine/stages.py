@@ -172,7 +172,7 @@ class Stages(Fit):
             settings=replace(self.settings, **{"epochs": max(1, round(p.length * self.settings.epochs)), **p.changes}),
             test=None if p.stage else self.test,
             streams={**(self.streams or {}), **(streams or {})},
-            folder=self.folder / p.stage if self.folder is not None and p.stage else self.folder,
+            folder=None if self.folder is None else (self.folder / p.stage).absolute(),  # workers may be elsewhere
             resume=self.resume,
             stamp={"stage": p.stage, "asked": self.settings.asdict(), **self.stamp},
             title=f"{name_of(p.method)} {p.stage}".strip(),
