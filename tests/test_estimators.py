@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from loky import cpu_count
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -19,6 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 import labelproof as lp
+from labelproof.engine.launchers import Processes, Ray
 from tests.toy import blobs, line
 
 DATA = blobs(200, flips=0.2)
@@ -356,3 +358,83 @@ def test_the_drop_in_loss_is_the_method() -> None:
         want = method.loss(Nets([nn.Identity()]), Batch(i, (z,), y), Clock(0, 1, 0, 1, g)).value
         torch.testing.assert_close(loss(z, y, i), want)
     assert list(loss.state_dict()) == ["t.store.values"]
+
+
+class Beside(Processes):
+    """Keeps what it was asked to run."""
+
+    asked: list[str] | None = None
+
+    def run(self, calls: Any, names: Any, told: Any = None) -> Any:
+        self.asked = list(names)
+        return super().run(calls, names, told)
+
+
+def test_folds_of_auto_in_two_processes_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Beside] = []
+    monkeypatch.setattr("labelproof.estimators.make_launcher", lambda name, jobs: made.append(Beside(jobs)) or made[-1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as each worker has
+    try:
+        alone, beside = (
+            lp.NoisyLabelClassifier(method="co-teaching", noise_rate="auto", n_jobs=jobs, **QUICK).fit(X, Y)
+            for jobs in (None, 2)
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert [(each.jobs, each.asked) for each in made] == [(2, [f"noise-rate-fold-{k}" for k in (1, 2, 3)])]
+    assert alone.run_.fitted.method.noise_rate == beside.run_.fitted.method.noise_rate
+    np.testing.assert_array_equal(alone.predict_proba(X), beside.predict_proba(X))
+    pd.testing.assert_frame_equal(alone.find_issues(), beside.find_issues())
+
+
+def test_a_launcher_is_no_setting_and_idle_where_there_is_one_training() -> None:
+    launcher = Beside(2)
+    clf = lp.NoisyLabelClassifier(method="ce", launcher=launcher, **QUICK)
+    assert clf.get_params()["launcher"] is launcher
+    again = pickle.loads(pickle.dumps(clone(clf).fit(X, Y)))
+    assert again.launcher.jobs == 2
+    assert again.launcher.asked is None
+    assert not {"n_jobs", "launcher"} & set(again.run_.fitted.settings.asdict())
+    plain = lp.NoisyLabelClassifier(method="ce", **QUICK).fit(X, Y)
+    np.testing.assert_array_equal(plain.predict_proba(X), again.predict_proba(X))
+    clf.set_params(method="self-paced", noise_rate="auto", launcher=Beside(1)).fit(X, Y)
+    assert clf.launcher.asked == [f"noise-rate-fold-{k}" for k in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "jobs"),
+    [
+        ({}, type(None), None),
+        ({"n_jobs": 1}, type(None), None),
+        ({"n_jobs": np.int64(3)}, Processes, 3),
+        ({"n_jobs": -1}, Processes if cpu_count() > 1 else type(None), cpu_count()),
+        ({"n_jobs": -1000}, type(None), None),
+        ({"launcher": "processes", "n_jobs": 2}, Processes, 2),
+        ({"launcher": "processes"}, type(None), None),
+        ({"launcher": "ray"}, Ray, None),
+        ({"launcher": "ray", "n_jobs": 1}, Ray, 1),
+        ({"launcher": "ray", "n_jobs": -1}, Ray, None),
+    ],
+)
+def test_where_trainings_run(how: dict[str, Any], kind: type, jobs: int | None) -> None:
+    launcher = lp.NoisyLabelClassifier(**how)._launcher()
+    assert type(launcher) is kind
+    assert getattr(launcher, "jobs", None) == (jobs if launcher is not None else None)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"n_jobs": 0}, "n_jobs=0 must be a whole number other than 0, or None; -1 takes all cores"),
+        ({"n_jobs": 1.5}, "n_jobs=1.5 must be a whole number other than 0"),
+        ({"n_jobs": True}, "n_jobs=True must be a whole number other than 0"),
+        ({"launcher": "rya"}, r"unknown launcher 'rya': did you mean 'ray'\? There are: processes, ray"),
+        ({"launcher": 3}, "launcher=3 must be 'processes', 'ray', a launcher or None"),
+        ({"launcher": Processes(2), "n_jobs": 2}, r"n_jobs=2 beside launcher=Processes\(...\), which has its own"),
+    ],
+)
+def test_a_launcher_that_cannot_be_meant_is_named(how: dict[str, Any], text: str) -> None:
+    for kind in (lp.NoisyLabelClassifier, lp.NoisyLabelRegressor):
+        with pytest.raises(ValueError, match=text):
+            kind(**how, **QUICK).fit(X, Y)

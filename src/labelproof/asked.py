@@ -35,14 +35,16 @@ def network_of(args: dict[str, Any], data: Any, method: Any) -> str:
     return "cnn-gn" if "batchnorm" in method.forbids else "cnn"
 
 
-def check_target(out: Path, source: Path, endings: tuple[str, ...] = (".csv", ".parquet", ".json")) -> None:
+def check_target(
+    out: Path, source: Path, endings: tuple[str, ...] = (".csv", ".parquet", ".json"), flag: str = "--out"
+) -> None:
     """Refuse, before any training, an output file that could not be written, or would overwrite the data."""
     if not has_ending(out, endings):
-        raise ValueError(f"--out={out} must end in {', '.join(endings[:-1])} or {endings[-1]}")
+        raise ValueError(f"{flag}={out} must end in {', '.join(endings[:-1])} or {endings[-1]}")
     if out.is_dir() or not out.resolve().parent.is_dir():
-        raise ValueError(f"--out={out} must be a file in a folder that exists")
+        raise ValueError(f"{flag}={out} must be a file in a folder that exists")
     if out.exists() and source.exists() and out.samefile(source):
-        raise ValueError(f"--out={out} is the data itself, which is never changed: choose another file")
+        raise ValueError(f"{flag}={out} is the data itself, which is never changed: choose another file")
 
 
 def check_copy(out: Path, source: Path) -> None:

@@ -158,6 +158,7 @@ def _build_find(parser: Any, words: Sequence[str]) -> None:
 def _build_clean(parser: Any, words: Sequence[str]) -> None:
     add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="the new file: .csv, .parquet or .npz")
+    parser.add_argument("--selection", type=str | None, help="what became of each sample: .csv, .parquet or .json")
     parser.add_argument("--run", type=str | None, help="folder of the trainings; runs/DATA-clean-seedS if not given")
     parser.add_argument("--resume", action="store_true", help="go on with the trainings in --run")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
@@ -262,12 +263,21 @@ def clean(**args: Any) -> None:
     has the samples whose labels they agree with; selection.csv, in the folder of the trainings, says what became of
     each. The input is not changed.
     """
+    import pandas as pd
+
     from labelproof import studies
-    from labelproof.data.readers import write_table
+    from labelproof.data.readers import check_cells, write_table
+    from labelproof.issues import save_issues
 
     settings, out = settings_of(args), Path(args["out"])
     check_copy(out, Path(args["data"]))
+    table = None if args["selection"] is None else Path(args["selection"])
+    if table is not None:
+        check_target(table, Path(args["data"]), flag="--selection")
+        if table.resolve() == out.resolve():
+            raise ValueError(f"--selection={table} is where the copy goes: choose another file")
     data, _ = load(args, test=False)
+    check_cells(args["data"], data, out)
     method = method_of({**args, "method": "incv"}, data)
     folder = Path(args["run"] or Path("runs", f"{data.name}-clean-seed{settings.seed}".replace(":", "-")))
     found = studies.clean(
@@ -285,8 +295,10 @@ def clean(**args: Any) -> None:
         return
     kept = data.take(found.selected)
     write_table(args["data"], kept, out, id_column=args["id_column"], original=None, data_dir=args["data_dir"])
+    if table is not None:
+        save_issues(pd.DataFrame(found.columns), table)
     if not args["quiet"]:
-        show_selection(found, len(data), out, folder / "selection.csv")
+        show_selection(found, len(data), out, table or folder / "selection.csv")
 
 
 def theory(**args: Any) -> None:

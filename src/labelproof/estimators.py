@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from loky import cpu_count
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -16,6 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d,
 
 from labelproof.core.method import Method, NoiseRate
 from labelproof.data.dataset import Data, MapStyle
+from labelproof.engine.launchers import Launcher, make_launcher
 from labelproof.engine.settings import Settings
 from labelproof.methods import get_method
 from labelproof.networks.factory import NetworkLike
@@ -52,6 +54,8 @@ class _NoisyLabelEstimator(BaseEstimator):
         noise_rate: NoiseRate | None = None,
         random_state: Any = 0,
         device: str = "auto",
+        n_jobs: int | None = None,
+        launcher: str | Launcher | None = None,
         verbose: int = 0,
     ) -> None:
         self.method = method
@@ -75,6 +79,8 @@ class _NoisyLabelEstimator(BaseEstimator):
         self.noise_rate = noise_rate
         self.random_state = random_state
         self.device = device
+        self.n_jobs = n_jobs
+        self.launcher = launcher
         self.verbose = verbose
 
     def set_params(self, **params: Any) -> Any:
@@ -123,7 +129,32 @@ class _NoisyLabelEstimator(BaseEstimator):
             seed = check_random_state(seed).randint(2**31)
         shared = {name: getattr(self, name) for name in Settings.__dataclass_fields__ if hasattr(self, name)}
         settings = Settings(**shared, seed=int(seed))
-        self.run_ = train(data, self._method(), self.network, settings, streams=streams, verbose=self.verbose)
+        self.run_ = train(
+            data,
+            self._method(),
+            self.network,
+            settings,
+            streams=streams,
+            verbose=self.verbose,
+            launcher=self._launcher(),
+        )
+
+    def _launcher(self) -> Launcher | None:
+        """Where trainings that need nothing of each other run; in this process if `None`."""
+        jobs, asked = self.n_jobs, self.launcher
+        if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int | np.integer) or jobs == 0):
+            raise ValueError(f"n_jobs={jobs!r} must be a whole number other than 0, or None; -1 takes all cores")
+        if asked is not None and not isinstance(asked, str):
+            if not hasattr(asked, "run"):
+                raise ValueError(f"launcher={asked!r} must be 'processes', 'ray', a launcher or None")
+            if jobs is not None:
+                raise ValueError(f"n_jobs={jobs} beside launcher={type(asked).__name__}(...), which has its own number")
+            return asked
+        if asked == "ray" and jobs is not None and jobs < 0:
+            jobs = None  # what the cluster has room for
+        if jobs is not None and jobs < 0:
+            jobs = max(1, cpu_count() + 1 + int(jobs))
+        return None if asked in {None, "processes"} and jobs in {None, 1} else make_launcher(asked or "processes", jobs)
 
     def _inputs(self, X: Any, *, reset: bool) -> NDArray[Any] | MapStyle:
         """Rows and images as arrays, checked; map-style data sets as they are."""
@@ -185,6 +216,11 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
         noise_rate: share of wrong labels, for methods that ask for it; `"auto"` estimates it first.
         random_state: seed, `RandomState` or `None`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
+        n_jobs: trainings at a time, where a method takes several that need nothing of each other (the folds of
+            `noise_rate="auto"`, the halves of `"incv"`): one after another in this process if `None`, as many as there
+            are cores if -1. The result is the same for the same number of threads.
+        launcher: `"processes"` on this machine, which is what `None` means, `"ray"`, or one of
+            `labelproof.engine.launchers`.
         verbose: 0 is silent, 1 shows progress.
 
     Attributes:

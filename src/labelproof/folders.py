@@ -23,12 +23,12 @@ _FILES = (
 
 
 @contextmanager
-def opened(folder: Path | None, record: Mapping[str, Any], resume: bool) -> Iterator[None]:
+def opened(folder: Path | None, record: Mapping[str, Any], resume: bool, flag: str = "--out") -> Iterator[None]:
     """The run's folder while it trains, locked; refused if it holds something else, gone if training never began."""
     if folder is None or not is_first_process():
         yield
         return
-    _check_folder(folder, resume)
+    _check_folder(folder, resume, flag)
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def opened(folder: Path | None, record: Mapping[str, Any], resume: bool) -> Iter
     except Timeout:
         raise OSError(f"another process is training in {folder}: wait for it, or choose another folder") from None
     except OSError as error:
-        raise OSError(f"cannot write to the output folder {folder} ({error}): choose another with --out") from error
+        raise OSError(f"cannot write to the output folder {folder} ({error}): choose another with {flag}") from error
     try:
         if not checkpoint.begun(folder):
             write_text(folder / "run.json", as_json(record))
@@ -54,7 +54,7 @@ def opened(folder: Path | None, record: Mapping[str, Any], resume: bool) -> Iter
                 folder.rmdir()
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def _check_folder(folder: Path, resume: bool, flag: str) -> None:
     """Nothing that is not a run begun and never checkpointed may be overwritten."""
     known = folder / "run.json"
     try:
@@ -68,12 +68,12 @@ def _check_folder(folder: Path, resume: bool) -> None:
         return
     if checkpoint.begun(folder) or (ours is not None and ours.get("status") == "finished"):
         raise FileExistsError(
-            f"{folder} holds a run already: give --resume to go on with it, or another folder with --out"
+            f"{folder} holds a run already: give --resume to go on with it, or another folder with {flag}"
         )
     there = [name for name in _FILES if (folder / name).exists()]
     if there and ours is None:
         raise FileExistsError(
-            f"{folder} holds {there[0]}, which a run would overwrite: choose another folder with --out"
+            f"{folder} holds {there[0]}, which a run would overwrite: choose another folder with {flag}"
         )
 
 

@@ -115,7 +115,7 @@ def clean(
     """
     record = {**describe(data, method, network, settings, None, command), "what": "selection"}
     began = time.perf_counter()
-    with opened(folder, record, resume):
+    with opened(folder, record, resume, "--run"):
         stages = Stages(
             factory=as_factory(network, input_shape(data), data.num_classes),
             settings=settings,

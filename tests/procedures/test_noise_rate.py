@@ -1,7 +1,8 @@
-"""`noise_rate="auto"`, and the cross-validation it rests on."""
+"""`noise_rate="auto"`, estimated by a cross-validation before training."""
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,60 +15,25 @@ from sklearn.datasets import load_digits
 
 import labelproof as lp
 from labelproof.cli import main
+from labelproof.core.method import Fit, Planned
 from labelproof.core.types import Loss
 from labelproof.data.dataset import Data
 from labelproof.engine.loop import fit_once
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
-from labelproof.procedures.cross_val import cross_val_probs, cross_val_targets
 from labelproof.procedures.noise_rate import FOLDS_TOLD
 from tests.toy import blobs, factory, line, same, settings
 
 TOLD = sorted(name for name, kind in METHODS.items() if "noise_rate" in kind.param_names())
-REGRESSION = [name for name in TOLD if "regression" in METHODS[name].tasks]
-CLASSIFICATION = [name for name in TOLD if "classification" in METHODS[name].tasks]
+#: Those that are told what this procedure estimates. INCV estimates in a way of its own: tests/procedures/test_incv.py.
+ASKING = [name for name in TOLD if "with_noise_rate" in inspect.getclosurevars(METHODS[name].run).globals]
+REGRESSION = [name for name in ASKING if "regression" in METHODS[name].tasks]
+CLASSIFICATION = [name for name in ASKING if "classification" in METHODS[name].tasks]
 
 
-def test_each_sample_is_predicted_by_the_training_that_left_it_out() -> None:
-    data, seen = blobs(97), []
-
-    def by_fold(part: Data, name: str) -> Any:
-        seen.append((name, part))
-        return SimpleNamespace(predict=lambda x: np.full((len(x), 3), len(seen), dtype=np.float32))
-
-    fold = cross_val_probs(by_fold, data, folds=4)[:, 0].astype(int)
-    assert [name for name, _ in seen] == ["fold-1", "fold-2", "fold-3", "fold-4"]
-    assert set(fold) == {1, 2, 3, 4}
-    for k, (_, part) in enumerate(seen, 1):
-        assert set(part.ids) == set(data.ids[fold != k])
-        np.testing.assert_array_equal(part.y, data.y[fold != k])
-        assert np.ptp(np.bincount(data.y[fold == k])) <= 1, "each class in the same proportion"
-
-
-def test_rare_classes_and_too_few_samples() -> None:
-    data = blobs(20)
-    rare = data.relabelled(np.where(np.arange(20) == 7, 2, np.arange(20) % 2))
-    same_for_all = SimpleNamespace(predict=lambda x: np.full((len(x), 3), 1 / 3))
-    assert cross_val_probs(lambda part, name: same_for_all, rare, folds=3).shape == (20, 3)
-    with pytest.raises(ValueError, match=r"number of splits|members in each class"):
-        cross_val_probs(lambda part, name: same_for_all, blobs(3).take(np.array([0, 1])), folds=3)
-
-
-def test_each_target_is_predicted_by_the_training_that_left_it_out() -> None:
-    data, seen = line(97), []
-
-    def by_fold(part: Data, name: str) -> Any:
-        seen.append((name, part))
-        number = len(seen)
-        return SimpleNamespace(predict=lambda x: np.full((len(x), 1), number))
-
-    fold = cross_val_targets(by_fold, data, folds=4)[:, 0].astype(int)
-    assert [name for name, _ in seen] == ["fold-1", "fold-2", "fold-3", "fold-4"]
-    assert sorted(np.bincount(fold)) == [0, 24, 24, 24, 25]
-    for k, (_, part) in enumerate(seen, 1):
-        assert set(part.ids) == set(data.ids[fold != k])
-        np.testing.assert_array_equal(part.y, data.y[fold != k])
+def test_all_methods_that_are_told_a_rate_ask_for_it_here_but_incv() -> None:
+    assert set(TOLD) - set(ASKING) == {"incv"}
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION)
@@ -197,7 +163,7 @@ def test_units_of_targets_do_not_change_the_estimate() -> None:
 def test_folds_of_a_regression_are_trained_carefully_and_for_all_epochs() -> None:
     data, seen = line(60), []
 
-    class Recorder:
+    class Recorder(Fit):
         def __call__(self, method: Any, part: Data, **how: Any) -> Any:
             seen.append((method.noise_rate, len(part), how))
             return SimpleNamespace(method=method, predict=lambda x: x @ np.linspace(1, 2, 6)[:, None])
@@ -210,6 +176,51 @@ def test_folds_of_a_regression_are_trained_carefully_and_for_all_epochs() -> Non
     assert seen[3].startswith("noise_rate=0")
     assert seen[4] == (pytest.approx(0, abs=0.1), 60, {})
     assert last.method.num_gradual == 7
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_folds_are_planned_together(task: str) -> None:
+    """So that a launcher can train them side by side."""
+    data, asked = blobs(60) if task == "classification" else line(60), []
+
+    class Planner(Fit):
+        def __call__(self, method: Any, part: Data, **how: Any) -> Any:
+            asked.append(how)
+            predict = (lambda x: np.full((len(x), 3), 1 / 3)) if task == "classification" else (lambda x: x[:, :1])
+            return SimpleNamespace(method=method, predict=predict)
+
+        def all(self, plans: Any) -> Any:
+            asked.append([p.stage for p in plans])
+            assert sorted(np.concatenate([p.data.ids for p in plans])) == sorted([*range(60)] * 2)
+            assert {type(p) for p in plans} == {Planned}
+            return super().all(plans)
+
+        def note(self, text: str, **figures: Any) -> None:
+            pass
+
+    with pytest.warns(UserWarning, match="little to go by"):
+        METHODS["self-paced"](noise_rate="auto").run(Planner(), data)
+    assert asked[0] == [f"noise-rate-fold-{k}" for k in (1, 2, 3)]
+    assert [how.get("stage") for how in asked[1:]] == [*asked[0], None]
+
+
+def test_rows_that_are_not_trained_on_have_no_say() -> None:
+    whole, folds = blobs(300, flips=0.2), []
+    part = whole.only(np.arange(150))
+
+    class Recorder(Fit):
+        def __call__(self, method: Any, data: Data, *, stage: str = "", **how: Any) -> Any:
+            if stage:
+                folds.append(data.ids)
+                return SimpleNamespace(predict=lambda x: np.full((len(x), 3), 1 / 3))
+            return data
+
+        def note(self, text: str, **figures: Any) -> None:
+            pass
+
+    with pytest.warns(UserWarning, match="little to go by"):
+        assert METHODS["self-paced"](noise_rate="auto").run(Recorder(), part) is part
+    assert sorted(np.concatenate(folds)) == sorted([*range(150)] * 2)
 
 
 def test_an_estimate_from_networks_that_explain_little_is_doubted() -> None:

@@ -340,10 +340,10 @@ def check_kept(keep: float, rows: int, now: Clock) -> None:
         warnings.warn(said, stacklevel=2)
 
 
-def check_noise_rate(value: NoiseRate) -> NoiseRate:
+def check_noise_rate(value: NoiseRate, name: str = "noise_rate") -> NoiseRate:
     """Return `value` if it lies in [0, 1) or is `"auto"`, else raise `ValueError`."""
     if isinstance(value, str):
         if value != "auto":
-            raise ValueError(f"noise_rate={value!r} must be a number in [0, 1) or 'auto'")
+            raise ValueError(f"{name}={value!r} must be a number in [0, 1) or 'auto'")
         return value
-    return in_range("noise_rate", value, 0, 1, closed="left")
+    return in_range(name, value, 0, 1, closed="left")

@@ -44,9 +44,9 @@ from labelproof.data.tables import (
     refuse_missing,
     text_columns,
 )
-from labelproof.data.writers import ORIGINAL, write_table
+from labelproof.data.writers import ORIGINAL, check_cells, write_table
 
-__all__ = ["read", "write_table"]
+__all__ = ["check_cells", "read", "write_table"]
 
 
 @dataclass(frozen=True)

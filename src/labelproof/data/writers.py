@@ -100,6 +100,34 @@ def write_table(
     return _write_arrow(origin, data, target, id_column, original)
 
 
+def check_cells(source: str | os.PathLike[str], data: Data, path: str | os.PathLike[str]) -> None:
+    """Refuse a CSV as a copy of what does not fit into one, before anything is done for it.
+
+    Args:
+        source: what `data` was read from.
+        data: the samples.
+        path: the file to come.
+
+    Raises:
+        ValueError: `path` is a CSV, and there are images or lists to write.
+    """
+    origin, target = Path(source), Path(path)
+    if not has_ending(target, CSV):
+        return
+    if has_ending(origin, PARQUET):
+        _check_flat(pq.read_schema(origin), origin)
+    elif not has_ending(origin, CSV) and (not isinstance(data.x, np.ndarray) or data.x.ndim > 2):
+        raise ValueError(f"{target.name} does not fit this data set: it is written to Parquet")
+
+
+def _check_flat(schema: Any, origin: Path) -> None:
+    for field in schema:
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            raise ValueError(
+                f"column {field.name!r} of {origin.name} ({field.type}) does not fit into a CSV: write Parquet"
+            )
+
+
 def _write_csv(origin: Path, data: Data, target: Path, id_column: str | None, original: str | None) -> Path:
     frame, given, rows = _given(data, origin, id_column, original)
     # Read without a header: pandas renames repeated and empty names, and every cell is to stay the text it was.
@@ -124,14 +152,11 @@ def _write_arrow(origin: Path, data: Data, target: Path, id_column: str | None, 
         table = table.take(rows)
     if original is not None:
         table = table.append_column(original, table.column(at))
-    table = table.set_column(at, data.target_name, _arrow(labels, table.schema.field(at).type))
+    if labels != table.column(at).to_pylist():  # else even the order of categories stays as it is
+        table = table.set_column(at, data.target_name, _arrow(labels, table.schema.field(at).type))
     if has_ending(target, PARQUET):
         return _write_whole(target, lambda partial: pq.write_table(table, partial))
-    for field in table.schema:
-        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-            raise ValueError(
-                f"column {field.name!r} of {origin.name} ({field.type}) does not fit into a CSV: write Parquet"
-            )
+    _check_flat(table.schema, origin)
     flat = table.to_pandas(types_mapper=pd.ArrowDtype)
     return _write_whole(target, lambda partial: flat.to_csv(partial, index=False))
 

@@ -77,8 +77,12 @@ class INCV(Method):
         self.length = in_range("length", length, 0, 1, closed="right")
         self.discard = one_of("discard", discard, ("auto", "always", "never"))
         self.choose = one_of("choose", choose, ("validation", "last"))
-        self.selected_noise = check_noise_rate(selected_noise)
-        self.warmup = warmup if warmup == "auto" else int(in_range("warmup", warmup, 0, float("inf"), closed="left"))
+        self.selected_noise = check_noise_rate(selected_noise, "selected_noise")
+        self.warmup: int | Literal["auto"]
+        if isinstance(warmup, str):
+            self.warmup = one_of("warmup", warmup, ("auto",))
+        else:
+            self.warmup = int(in_range("warmup", warmup, 0, float("inf"), closed="left"))
         self.num_gradual = int(in_range("num_gradual", num_gradual, 1, float("inf"), closed="left"))
 
     def run(self, fit: Fit, data: Any) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from labelproof.core.method import Fit
+from labelproof.core.method import Fit, Planned
 from labelproof.data.dataset import Data
 from labelproof.functional.ranks import of_first_rank
-from labelproof.procedures.cross_val import cross_val_probs, cross_val_targets
+from labelproof.procedures.cross_val import Part, class_folds, sample_folds
 
 #: Folds, and the share of the run's epochs that each is trained for: together they cost what one whole training does.
 #: At a quarter of the epochs small data sets were underfitted; with all of them wrong labels are memorised.
@@ -38,7 +39,8 @@ def with_noise_rate(fit: Fit, method: Any, data: Data) -> Any:
 
     The method itself is trained on each part of a cross-validation; the rate is `lp.estimate_noise` of the predictions
     for the samples left out, in regression `lp.estimate_target_noise`. The folds are told that no label is wrong, in
-    regression that `FOLDS_TOLD` of the targets are. Classes of fewer samples than there are folds take no part.
+    regression that `FOLDS_TOLD` of the targets are. They are planned together, so that a run's launcher trains them
+    side by side. Classes of fewer samples than there are folds take no part, nor do rows that are not trained on.
 
     Args:
         fit: trains once.
@@ -54,7 +56,8 @@ def with_noise_rate(fit: Fit, method: Any, data: Data) -> Any:
     """
     if method.noise_rate != "auto":
         return fit(method, data)
-    rate, (low, high), doubt = (of_targets if data.classes is None else of_labels)(fit, method, data)
+    known = data if data.rows is None else data.take(data.rows)
+    rate, (low, high), doubt = (of_targets if data.classes is None else of_labels)(fit, method, known)
     fit.note(
         f"noise_rate={rate:.3g}, estimated by cross-validation (95 % interval {low:.3g} to {high:.3g})",
         cv_noise_rate=rate,
@@ -85,9 +88,8 @@ def of_labels(fit: Fit, method: Any, data: Data) -> Estimate:
     with warnings.catch_warnings():  # what is said of folds is not true of the data
         warnings.filterwarnings("ignore", "no training sample has the label")
         warnings.filterwarnings("ignore", "batch_size=|warmup=")
-        prob = cross_val_probs(
-            lambda fold, name: fit(plain, fold, stage=f"noise-rate-{name}", length=LENGTH), part, folds=FOLDS
-        )
+        prob = np.empty((len(part), part.num_classes), dtype=np.float32)
+        _predict_left_out(fit, plain, part, class_folds(part.y, FOLDS), LENGTH, prob)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")  # of probabilities the user never saw: told in other words
         kept = prob[:, frequent] / prob[:, frequent].sum(1, keepdims=True)
@@ -111,9 +113,8 @@ def of_targets(fit: Fit, method: Any, data: Data) -> Estimate:
     with warnings.catch_warnings():  # as above; of far and equal targets the last training tells
         warnings.filterwarnings("ignore", "batch_size=|warmup=")
         warnings.filterwarnings("ignore", ".* targets (lie more|are )")
-        predicted = cross_val_targets(
-            lambda fold, name: fit(careful, fold, stage=f"noise-rate-{name}", length=FOLDS_LENGTH), data, folds=FOLDS
-        )
+        predicted = np.empty(data.y.shape)
+        _predict_left_out(fit, careful, data, sample_folds(len(data), FOLDS), FOLDS_LENGTH, predicted)
         warnings.filterwarnings("ignore", "the share of wrong targets")  # told below, as a doubt
         estimate = estimate_target_noise(data.y, predicted)
     low, high = estimate.interval
@@ -129,19 +130,26 @@ def of_targets(fit: Fit, method: Any, data: Data) -> Estimate:
     return Estimate(_shared(estimate.rate), (low, high), doubt)
 
 
+def _predict_left_out(
+    fit: Fit, method: Any, data: Data, parts: Sequence[Part], length: float, out: NDArray[Any]
+) -> None:
+    """Train on each fold's part and write what is predicted for the rows left out to `out`."""
+    plans = [Planned(method, data.take(p), f"noise-rate-fold-{k}", length) for k, (p, _) in enumerate(parts, 1)]
+    for fitted, (_, held) in zip(fit.all(plans), parts, strict=True):
+        out[held] = fitted.predict(data.take(held).x)
+
+
 def _check_folds(data: Data) -> None:
     """Refuse targets that are equal in all but one fold: a network would have nothing to learn there."""
-
-    def look(part: Data, name: str) -> Any:
-        if (part.y == part.y[0]).all():
+    if (data.y == data.y[0]).all():
+        return  # refused as such
+    for train, _ in sample_folds(len(data), FOLDS):
+        y = data.y[train]
+        if (y == y[0]).all():
             raise ValueError(
                 f"noise_rate='auto' trains on {FOLDS - 1} of {FOLDS} parts of the data, and of {len(data)} targets "
-                f"{(data.y != part.y[0]).any(1).sum()} differ from the others, all in the same part: give a number"
+                f"{(data.y != y[0]).any(1).sum()} differ from the others, all in the same part: give a number"
             )
-        return SimpleNamespace(predict=lambda x: x)
-
-    if (data.y != data.y[0]).any():  # else they are refused as such
-        cross_val_targets(look, Data(data.y, data.y), folds=FOLDS)
 
 
 def _spread(values: Any) -> Any:
