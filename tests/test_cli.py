@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from labelproof import cli
 from labelproof.engine.settings import Settings
@@ -344,7 +345,7 @@ def test_typos_are_answered(flowers: Path, capsys: pytest.CaptureFixture[str]) -
     assert "unknown flag --epoch: did you mean '--epochs'?" in fails(capsys, "train", flowers, "--epoch", "3")
     assert "unknown method 'erl': did you mean 'elr'?" in fails(capsys, "train", flowers, "--method", "erl")
     assert (
-        "unknown flag --noise-rate: it is an option of --method co-prl-g, co-prl-l, co-teaching, co-teaching+, "
+        "unknown flag --noise-rate: it is an option of --method co-prl-g, co-prl-l, co-teaching, co-teaching+, incv, "
         "mentornet, prl-g, prl-l, self-paced or trimmed;"
         in fails(capsys, "train", flowers, "--method", "ce", "--noise-rate", "0.2")
     )
@@ -587,3 +588,242 @@ def test_a_switch_can_be_turned_off_and_on() -> None:
     assert (off["calibrated"], off["early_stopping"]) == (False, True)
     again = vars(parser.parse_args(["--no-calibrated", "--calibrated", "--early-stopping", "--no-early-stopping"]))
     assert (again["calibrated"], again["early_stopping"]) == (True, False)
+
+
+#: One iteration of two short halves.
+CLEAN = ["--epochs", "4", "--lr", "0.1", "--batch-size", "32", "--iterations", "1", "--quiet"]
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("nothing may be trained")
+
+
+def selection(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "selection.csv", dtype={"id": str})
+
+
+def test_clean_keeps_the_selected_rows_as_they_are(
+    flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, out, folder = flowers.read_bytes(), tmp_path / "clean.csv", tmp_path / "run"
+    words = ["clean", flowers, "--label", "species", "--truth", "really", "--out", out, "--run", folder, *CLEAN]
+    run(*words[:-1], "--length", "1")
+    assert flowers.read_bytes() == before
+    table = selection(folder)
+    assert list(table) == ["id", "y_noisy", "select", "candidate", "eval_ratio", "y"]
+    lines = flowers.read_text().splitlines(keepends=True)
+    assert table["id"].tolist() == [line.split(",")[0] for line in lines[1:]]
+    assert 100 < table["select"].sum() < 240
+    kept = [line for line, select in zip(lines[1:], table["select"], strict=True) if select]
+    assert out.read_text() == "".join([lines[0], *kept]), "the very text, and no other column"
+    given = pd.read_csv(flowers)
+    assert (table["y_noisy"] == given["species"]).all()
+    assert (table["y"] == given["really"]).all()
+    copy = pd.read_csv(out)
+    assert (copy["species"] == copy["really"]).mean() > (given["species"] == given["really"]).mean() + 0.1
+    shown = capsys.readouterr().out
+    assert f"samples kept  {len(copy):,} of 240" in shown
+    assert "right ones" in shown
+    assert str(out) in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_clean_parquet(tmp_path: Path) -> None:
+    data = blobs(120, 2, flips=0.2)
+    frame = pd.DataFrame(np.asarray(data.x), columns=[f"f{i}" for i in range(8)])
+    frame["kind"] = pd.Categorical(np.array(["no", "yes"])[data.y], ["yes", "no"], ordered=True)
+    frame["when"] = pd.date_range("2020-01-01", periods=120)
+    frame["tags"] = [[i] for i in range(120)]
+    source = tmp_path / "data.parquet"
+    frame.to_parquet(source)
+    before, words = source.read_bytes(), ["clean", source, "--label", "kind", "--drop", "when,tags", *CLEAN]
+    run(*words, "--out", tmp_path / "out.parquet", "--run", tmp_path / "run")
+    assert source.read_bytes() == before
+    table, copy = selection(tmp_path / "run"), pd.read_parquet(tmp_path / "out.parquet")
+    assert list(table) == ["id", "y_noisy", "select", "candidate", "eval_ratio"]
+    assert table["id"].tolist() == [str(i) for i in range(120)], "row numbers, where there are no ids"
+    pd.testing.assert_frame_equal(copy, frame[table["select"].to_numpy()].reset_index(drop=True))
+
+
+def test_clean_an_npz(tmp_path: Path) -> None:
+    data = blobs(120, 2, flips=0.2)
+    source = tmp_path / "data.npz"
+    np.savez(source, x=data.x, y=np.array(["no", "yes"])[data.y], ids=np.arange(120) + 5, extra=np.arange(3))
+    before = source.read_bytes()
+    run("clean", source, *CLEAN, "--out", tmp_path / "out.npz", "--run", tmp_path / "run")
+    assert source.read_bytes() == before
+    table = selection(tmp_path / "run")
+    rows = np.flatnonzero(table["select"])
+    assert table["id"].tolist() == [str(i + 5) for i in range(120)]
+    with np.load(tmp_path / "out.npz") as out:
+        assert sorted(out.files) == ["extra", "ids", "x", "y"]
+        np.testing.assert_array_equal(out["x"], np.asarray(data.x)[rows])
+        assert out["y"].tolist() == np.array(["no", "yes"])[data.y][rows].tolist()
+        assert out["ids"].tolist() == (rows + 5).tolist()
+        assert out["extra"].tolist() == [0, 1, 2]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Light and dark squares, a few of them in the wrong folder."""
+    rng, root = np.random.default_rng(0), tmp_path / "photos"
+    for i in range(40):
+        name = ("dark", "light")[(i % 2) ^ (i % 8 == 0)]
+        (root / name).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 60, (8, 8, 3)) + 180 * (i % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i:02d}.png")
+    return root
+
+
+def test_clean_a_folder_of_images(photos: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in photos.rglob("*.png")}
+    out = tmp_path / "out.parquet"
+    run("clean", photos, *CLEAN, "--network", "mlp", "--out", out, "--run", tmp_path / "run")
+    assert {p: p.read_bytes() for p in photos.rglob("*.png")} == before
+    table, copy = selection(tmp_path / "run"), pd.read_parquet(out)
+    assert list(copy) == ["image", "label", "id"]
+    assert copy["id"].tolist() == table["id"][table["select"]].tolist()
+    assert 0 < len(copy) <= 40
+    for row in copy.itertuples():
+        assert row.image == (photos / row.id).read_bytes()
+        assert row.label == row.id.split("/")[0]
+
+
+def test_clean_refuses_what_cannot_be_written_before_training(
+    flowers: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labelproof.engine.stages.fit_once", never)
+    monkeypatch.chdir(tmp_path)
+    pixels = tmp_path / "pixels.parquet"
+    pd.DataFrame({"image": [b"x"] * 4, "label": list("abab")}).to_parquet(pixels)
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 2)), y=np.arange(4) % 2)
+    there = {p for p in tmp_path.rglob("*") if p.is_file()}
+    before = flowers.read_bytes()
+    words = ["clean", flowers, "--label", "species"]
+    for out, text in (
+        (tmp_path / "nowhere" / "out.csv", "out.csv must be a file in a folder that exists"),
+        (photos, "photos must end in .csv, .csv.gz, .parquet, .pq or .npz"),
+        (tmp_path / "out.json", "out.json must end in .csv, .csv.gz, .parquet, .pq or .npz"),
+        (flowers, "flowers.csv is the data itself, which is never changed: choose another file"),
+        (tmp_path / "out.npz", "out.npz: a copy of an .npz is one, a copy of anything else is a table"),
+    ):
+        assert text in fails(capsys, *words, "--out", out)
+    out = tmp_path / "out.csv"
+    assert "out.csv: a copy of an .npz is one" in fails(capsys, "clean", tmp_path / "data.npz", "--out", out)
+    for source in (photos, "digits"):
+        assert "out.csv does not fit this data set: it is written to Parquet" in fails(
+            capsys, "clean", source, "--out", out
+        )
+    assert "missing: out" in fails(capsys, *words)
+    text = fails(capsys, *words, "--out", out, "--label", "petal 0", "--task", "regression")
+    assert "INCV compares predicted with given classes: it has nothing to say of numbers" in text
+    assert flowers.read_bytes() == before
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} == there
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def test_clean_refuses_images_in_a_csv_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.data.samples import image_table
+
+    monkeypatch.setattr("labelproof.engine.stages.fit_once", never)
+    text = fails(capsys, "clean", image_table(tmp_path), "--out", tmp_path / "out.csv", "--run", tmp_path / "run")
+    assert "column 'image' of images.parquet (binary) does not fit into a CSV: write Parquet" in text
+
+
+def test_clean_again_is_refused_or_resumed(
+    flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, folder = tmp_path / "clean.csv", tmp_path / "run"
+    words = ["clean", flowers, "--label", "species", "--drop", "really", "--out", out, "--run", folder, *CLEAN]
+    run(*words)
+    first, table = out.read_bytes(), (folder / "selection.csv").read_bytes()
+    monkeypatch.setattr("labelproof.engine.training.Training.run_batch", never)
+    text = fails(capsys, *words)
+    assert "run holds a run already: give --resume to go on with it, or another folder with --run" in text
+    assert out.read_bytes() == first
+    out.unlink()
+    run(*words, "--resume")
+    assert out.read_bytes() == first
+    assert (folder / "selection.csv").read_bytes() == table
+    assert "was started with other settings" in fails(capsys, *words, "--resume", "--lr", "0.2")
+    assert "no run in" in fails(capsys, *words[:-1], "--run", tmp_path / "other", "--resume")
+    assert not (tmp_path / "other").exists()
+
+
+def test_clean_killed_in_a_half_goes_on(flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labelproof.engine.training import Training
+
+    def words(name: str) -> list[str | Path]:
+        how = ["--label", "species", "--drop", "really", *CLEAN, "--iterations", "2"]
+        return ["clean", flowers, *how, "--out", tmp_path / f"{name}.csv", "--run", tmp_path / name]
+
+    plain, left = Training.run_batch, [11]  # a half has 2 epochs of 4 steps: in the second half
+
+    def mortal(*args: object) -> object:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Training, "run_batch", mortal)
+        run(*words("killed"))
+    assert not (tmp_path / "killed.csv").exists()
+    assert (tmp_path / "killed" / "iteration-1-half-1").exists()
+    run(*words("killed"), "--resume")
+    run(*words("whole"))
+    assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert (tmp_path / "killed" / "selection.csv").read_bytes() == (tmp_path / "whole" / "selection.csv").read_bytes()
+
+
+def test_clean_side_by_side_writes_the_same_file(flowers: Path, tmp_path: Path) -> None:
+    """Real worker processes."""
+    for name, more in (("alone", []), ("beside", ["--jobs", "2"])):
+        how = ["--label", "species", "--drop", "really", *CLEAN, *more]
+        run("clean", flowers, *how, "--out", tmp_path / f"{name}.csv", "--run", tmp_path / name)
+    assert (tmp_path / "alone.csv").read_bytes() == (tmp_path / "beside.csv").read_bytes()
+    assert (tmp_path / "alone" / "selection.csv").read_bytes() == (tmp_path / "beside" / "selection.csv").read_bytes()
+
+
+def test_clean_writes_what_became_of_each_sample_where_asked(
+    flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, table = tmp_path / "clean.csv", tmp_path / "each.parquet"
+    words = ["clean", flowers, "--label", "species", "--drop", "really", "--run", tmp_path / "run", "--out", out]
+    run(*words, "--selection", table, *CLEAN[:-1])
+    each, known = pd.read_parquet(table), selection(tmp_path / "run")
+    assert list(each) == ["id", "y_noisy", "select", "candidate", "eval_ratio"]
+    assert (each["select"] == known["select"]).all()
+    assert f"what became of each sample: {table}" in capsys.readouterr().out
+    monkeypatch.setattr("labelproof.engine.stages.fit_once", never)
+    for name, text in (
+        ("each.npz", "--selection=.*each.npz must end in .csv, .parquet or .json"),
+        ("nowhere/each.csv", "--selection=.*each.csv must be a file in a folder that exists"),
+        ("flowers.csv", "--selection=.*flowers.csv is the data itself, which is never changed"),
+        ("clean.csv", "--selection=.*clean.csv is where the copy goes: choose another file"),
+    ):
+        assert re.search(text, fails(capsys, *words, "--selection", tmp_path / name))
+
+
+def test_clean_has_no_flags_of_what_it_does_not_do(
+    flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options of the second stage and of how an epoch is chosen; the parser has each other option of INCV."""
+    for flag in ("--warmup", "--num-gradual", "--selected-noise", "--early-stopping", "--method"):
+        assert f"unknown flag {flag}" in fails(capsys, "clean", flowers, "--out", tmp_path / "o.csv", flag, "1")
+    with pytest.raises(SystemExit):
+        run("clean", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for flag in (
+        "--noise-rate",
+        "--iterations",
+        "--length",
+        "--discard",
+        "--choose",
+        "--jobs",
+        "--resume",
+        "--network",
+    ):
+        assert flag in text

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelproof.data.dataset import Data
-from labelproof.data.readers import read, write_table
+from labelproof.data.readers import check_cells, read, write_table
 from tests.data.samples import class_folder, csv, image_table, save
 
 
@@ -192,3 +192,62 @@ def test_unfit_targets_of_writing_are_refused(tmp_path, animals):
         write_table(again, read(again), tmp_path / "out.csv")
     with pytest.raises(OSError, match=r"cannot write .*nowhere.*out.csv"):
         write_table(path, data, tmp_path / "nowhere" / "out.csv")
+
+
+def test_a_copy_without_a_column_of_the_old_labels(tmp_path, animals):
+    """For copies that leave out samples and change nothing."""
+    rows = np.array([0, 2])
+    text = 'id,weight,note,label\n007,1.50,"a, ""b""",01\n8,1e3,  s ,2\n9,-0,é,01\n'
+    path = csv(tmp_path, text)
+    part = read(path, drop=["note"]).take(rows)
+    out = write_table(path, part, tmp_path / "out.csv", original=None)
+    assert out.read_text() == 'id,weight,note,label\n007,1.50,"a, ""b""",01\n9,-0,é,01\n'
+    assert pq.read_table(write_table(path, part, tmp_path / "out.parquet", original=None)).column_names == [
+        "id", "weight", "note", "label"
+    ]  # fmt: skip
+    npz = save(tmp_path, x=np.arange(6).reshape(3, 2) / 2, y=np.array(["b", "a", "b"]), extra=np.arange(7))
+    with np.load(write_table(npz, read(npz).take(rows), tmp_path / "out.npz", original=None)) as arrays:
+        assert {name: arrays[name].tolist() for name in arrays.files} == {
+            "x": [[0, 0.5], [2, 2.5]], "y": ["b", "b"], "extra": list(range(7))
+        }  # fmt: skip
+    images = pd.read_parquet(write_table(animals, read(animals).take(rows), tmp_path / "i.parquet", original=None))
+    assert images.columns.tolist() == ["image", "label", "id"]
+    digits = pd.read_parquet(write_table("digits", read("digits").take(rows), tmp_path / "d.parquet", original=None))
+    assert digits.columns.tolist() == ["image", "label", "id"]
+    assert digits["id"].tolist() == [0, 2]
+
+
+def test_a_copy_may_hold_a_column_of_old_labels_of_its_own(tmp_path):
+    text = "a,label,label_original\n1,0,0\n2,1,0\n3,1,1\n"
+    path = csv(tmp_path, text)
+    out = write_table(path, read(path).take(np.array([1, 2])), tmp_path / "out.csv", original=None)
+    assert out.read_text() == "a,label,label_original\n2,1,0\n3,1,1\n"
+
+
+def test_labels_that_did_not_change_keep_the_order_of_their_categories(tmp_path):
+    kinds = pd.Categorical(["b", "c", "a", "b"], ["c", "a", "b", "unused"], ordered=True)
+    pd.DataFrame({"f": range(4), "label": kinds}).to_parquet(tmp_path / "in.parquet")
+    data = read(tmp_path / "in.parquet")
+    part = data.take(np.array([0, 2, 3]))
+    copy = pd.read_parquet(write_table(tmp_path / "in.parquet", part, tmp_path / "out.parquet", original=None))
+    assert copy["label"].cat.categories.tolist() == ["c", "a", "b", "unused"]
+    assert copy["label"].cat.ordered
+    assert copy["label"].tolist() == ["b", "a", "b"]
+    noisy = pd.read_parquet(write_table(tmp_path / "in.parquet", relabelled(data, (0, 0)), tmp_path / "n.parquet"))
+    assert noisy["label"].tolist() == ["a", "c", "a", "b"]
+    assert noisy["label_original"].tolist() == ["b", "c", "a", "b"]
+
+
+def test_what_fits_into_no_csv_is_told_beforehand(tmp_path, animals):
+    check_cells(animals, read(animals), tmp_path / "out.parquet")
+    text = r"out.csv does not fit this data set: it is written to Parquet"
+    for source in (animals, "digits"):
+        with pytest.raises(ValueError, match=text):
+            check_cells(source, read(source), tmp_path / "out.csv")
+    images = image_table(tmp_path)
+    with pytest.raises(ValueError, match=r"column 'image' of images.parquet \(binary\) does not fit into a CSV"):
+        check_cells(images, read(images), tmp_path / "out.csv")
+    check_cells(images, read(images), tmp_path / "out.pq")
+    path = csv(tmp_path, "a,label\n1,0\n2,1\n")
+    check_cells(path, read(path), tmp_path / "out.csv")
+    check_cells(write_table(path, read(path), tmp_path / "plain.parquet"), read(path), tmp_path / "out.csv")

@@ -255,7 +255,7 @@ def _suspect(checked: Checked) -> None:
     if np.trace(confusion) == n:
         _warn(
             "the most probable class equals the label for every sample, so that no label can be found wrong: "
-            "use out-of-sample probabilities (scikit-learn: cross_val_predict(..., method='predict_proba')), "
+            "use out-of-sample probabilities (lp.cross_val_probs(model, (X, labels))), "
             "and the labels as given, not the predicted ones"
         )
         return
