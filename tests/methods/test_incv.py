@@ -23,7 +23,7 @@ from labelproof.core.task import Classification
 from labelproof.core.types import Batch, Clock
 from labelproof.engine import checkpoint
 from labelproof.engine.fitted import Fitted
-from labelproof.engine.stages import fit
+from labelproof.engine.stages import Stages, fit
 from labelproof.methods import CE, INCV
 from tests.methods import incv_victim
 from tests.procedures.stub import Stub, problem
@@ -306,6 +306,26 @@ def test_the_second_stage_is_given_the_selected_and_the_candidates_as_a_pool(lef
     )
     assert all(len(d) == 200 for d in streams.values()), "ids are those of the whole"
     assert last.method.selected_noise == pytest.approx(1 - fit.figures["incv"][-1]["estimated_precision"], abs=1e-4)
+
+
+def test_halves_are_those_of_the_seed() -> None:
+    """Of the run's: two runs of one seed have the same halves, a third has others."""
+    data = problem(200)
+
+    def first_half(seed: int) -> list[int]:
+        class Seeded(Stub):
+            @property
+            def seed(self) -> int:
+                return seed
+
+        fit = Seeded(lambda rows, number: np.eye(4)[data.y[rows]])
+        INCV(iterations=1).select(fit, data)
+        return fit.trained[0].tolist()
+
+    assert first_half(0) == first_half(0)
+    assert first_half(0) != first_half(7)
+    engine = Stages(factory=factory(data), settings=settings(seed=7), stamp={})
+    assert engine.seed == 7
 
 
 def test_without_candidates_there_is_no_pool() -> None:

@@ -85,6 +85,11 @@ class Fit(Protocol):
             A `labelproof.engine.fitted.Fitted`.
         """
 
+    @property
+    def seed(self) -> int:
+        """Of the run, for what a procedure draws itself."""
+        return 0
+
     def all(self, plans: Sequence[Planned]) -> list[Any]:
         """Several trainings that need nothing of each other, side by side where the run has processes for them.
 

@@ -151,6 +151,10 @@ class Stages(Fit):
         self.seconds[stage] = fitted.history[-1]["seconds"]
         return fitted
 
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
+
     def all(self, plans: Sequence[Planned]) -> list[Fitted]:
         if self.launcher is None or len(plans) < 2:
             return super().all(plans)

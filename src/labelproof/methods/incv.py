@@ -95,7 +95,7 @@ class INCV(Method):
     def select(self, fit: Fit, data: Any) -> Selection:
         """The first stage alone."""
         names = ("noise_rate", "iterations", "length", "discard", "choose")
-        return incv(fit, data, **{name: getattr(self, name) for name in names})
+        return incv(fit, data, **{name: getattr(self, name) for name in names}, seed=fit.seed)
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         rows = len(batch.x)
