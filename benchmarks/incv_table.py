@@ -12,18 +12,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import incv_page as page
 import mnist_table as mnist
 from mnist_table import HUMAN, Bench, Job, Noise
-from tables import REPO, processes
+from tables import REPO, processes, write_block
 
 from labelproof.data import catalog
 from labelproof.data.dataset import Data
 
 RESULTS = REPO / "benchmarks" / "results" / "incv"
 PAGE = REPO / "docs" / "results.md"
+FIGURES = "figures"
+#: What the tables of all methods show.
+SHOWN = {
+    "test_accuracy": "test accuracy, last epoch",
+    "average_precision": "list of wrong labels, average precision",
+    "noise_rate_estimate": "share of wrong labels, as the list of the whole run has it",
+}
+#: Figures of precision and recall, and the data sets in them.
+DRAWN = {"mnist": ("mnist",), "cifar10": ("cifar10", "human")}
+START, END = "<!-- incv: made by benchmarks/incv_table.py -->", "<!-- end incv -->"
 SEEDS = 3
 
 #: As in the paper: 20, 50 and 80 % symmetric noise, 40 % pair flips.
@@ -93,6 +105,65 @@ def chosen(only: str, seeds: int, data: Sequence[str]) -> list[Job]:
     wanted = {j.title for j in mnist.jobs(only, 1)}
     found = [job for name in data for job in parts()[name].jobs(seeds) if job.title in wanted]
     return sorted(found, key=lambda job: job.seed)
+
+
+def body(where: Path) -> Iterator[str]:
+    """All that stands between the marks; the figures are written into a folder beside the page."""
+    found = {name: {job: r for job in p.jobs(SEEDS) if (r := mnist.finished(job))} for name, p in parts().items()}
+    made = {n: page.Shown(p.title, p.noises, p.rows, found[n]) for n, p in parts().items() if found[n]}
+    if not made:
+        raise SystemExit(f"no results of these settings in {RESULTS}: run python {Path(__file__).name} first")
+    shown = list(made.values())
+    for key, head in SHOWN.items():
+        for part in shown:
+            yield from page.scores(part, key, head, seconds=key == "test_accuracy")
+            yield ""
+    if page.longest(shown):
+        yield from page.estimates(shown)
+        yield ""
+        yield from page.iterations(shown)
+        yield ""
+    for name, drawn in DRAWN.items():
+        of = [made[n] for n in drawn if n in made]
+        if page.draw_iterations(of, where / FIGURES / f"incv-{name}.svg"):
+            yield (
+                f"![{' and '.join(p.title for p in of)}: label precision and label recall of INCV's selected set after "
+                "each iteration, a curve for each noise, mean over seeds; the table above has the numbers.]"
+                f"({FIGURES}/incv-{name}.svg)"
+            )
+            yield ""
+    panels = {title: panel for part in shown for title, panel in page.epochs(part).items()}
+    if panels:
+        page.draw_epochs(panels, where / FIGURES / "incv-epochs.svg")
+        yield (
+            f"![Test accuracy by epoch on {WATCHED:,} of the test images, a panel for each of {'; '.join(panels)}, a "
+            f"line for each method, mean over seeds.]({FIGURES}/incv-epochs.svg)"
+        )
+        yield ""
+    yield under([r for part in shown for r in part.found.values()])
+
+
+def under(results: Sequence[dict[str, Any]]) -> str:
+    """How the tables were made."""
+    s, m = CIFAR, mnist.SETTINGS
+    commits, machines = (sorted({r[key] for r in results}) for key in ("commit", "machine"))
+    return (
+        "Per cent, mean ± standard deviation over seeds (of noise, weights and order). Training: the "
+        f"{mnist.SAMPLES:,} images of `--subset {mnist.SAMPLES}`; test: 10,000 images "
+        f"with clean labels, which decide nothing. Small CNN, batches of {s['batch_size']}, {s['optimizer']}, learning "
+        f"rate {s['lr']}, {s['schedule']} schedule; {m['epochs']} epochs on MNIST, {s['epochs']} on CIFAR-10, there "
+        "with crops and flips. Self-paced learning and Co-teaching: **told the true noise rate** (0.4 for human "
+        "labels); forward correction estimates its matrix; INCV, Decoupling, D2L and cross-entropy are told nothing. "
+        "INCV trains up to eight networks for half of the epochs before its last training, which is as long as the "
+        "others'. CPU seconds are those of all trainings of a run together.\n\n"
+        f"Made by `python benchmarks/incv_table.py --jobs 2`; {'; '.join(machines)}; "
+        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
+    )
+
+
+def write(target: Path) -> None:
+    """From the result files alone."""
+    write_block(target, START, END, "INCV, on 10,000 images of MNIST and of CIFAR-10", list(body(target.parent)))
 
 
 def main(argv: list[str] | None = None) -> int:

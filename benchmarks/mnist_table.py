@@ -382,11 +382,11 @@ def collect(todo: list[Job]) -> list[str]:
     return share(todo, LOCKS, name=name, finished=lambda job: finished(job) is not None, make=make)
 
 
-def cell(found: list[dict[str, Any]], key: str) -> str:
+def cell(found: list[dict[str, Any]], key: str, seeds: int = 0) -> str:
     """Per cent over seeds; fewer seeds than asked for, and runs that diverged, are said."""
     values = [100 * r["result"][key] for r in found if key in r["result"]]
-    lost = len(found) - len(values)
-    notes = [f"{lost} diverged"] * bool(lost) + [f"{len(values)} of {SEEDS} seeds"] * (0 < len(found) < SEEDS)
+    lost, seeds = len(found) - len(values), seeds or SEEDS
+    notes = [f"{lost} diverged"] * bool(lost) + [f"{len(values)} of {seeds} seeds"] * (0 < len(found) < seeds)
     return (spread(values) if values else "–") + (f" ({', '.join(notes)})" if notes else "")
 
 

@@ -124,7 +124,7 @@ def inject_noise(data: Any, text: str, seed: int, **options: Any) -> tuple[Any, 
 
 def launcher_of(args: dict[str, Any]) -> Any:
     """Where trainings run side by side, as `--jobs`, `--launcher` and `--address` say; None: one after another here."""
-    if args["jobs"] is None and args["launcher"] == "processes" and args["address"] is None:
+    if args["jobs"] in {None, 1} and args["launcher"] == "processes" and args["address"] is None:
         return None
     from labelproof.engine.launchers import make_launcher
 

@@ -18,7 +18,7 @@ from labelproof.engine.logs import write_text
 _FILES = (
     *("run.json", "metrics.csv", "issues.csv", "gallery.npz", "simplex.npz"),
     *("report.html", "report-memorisation.svg", "simplex.gif", "simplex.png"),
-    "selection.csv",
+    *("selection.csv", "theory.csv", "theory.svg", "theory-confusion.svg"),
 )
 
 
@@ -28,7 +28,7 @@ def opened(folder: Path | None, record: Mapping[str, Any], resume: bool, flag: s
     if folder is None or not is_first_process():
         yield
         return
-    _check_folder(folder, resume, flag)
+    _check_folder(folder, record.get("what"), resume, flag)
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def opened(folder: Path | None, record: Mapping[str, Any], resume: bool, flag: s
                 folder.rmdir()
 
 
-def _check_folder(folder: Path, resume: bool, flag: str) -> None:
+def _check_folder(folder: Path, what: str | None, resume: bool, flag: str) -> None:
     """Nothing that is not a run begun and never checkpointed may be overwritten."""
     known = folder / "run.json"
     try:
@@ -65,6 +65,10 @@ def _check_folder(folder: Path, resume: bool, flag: str) -> None:
     if resume:
         if ours is None:
             raise FileNotFoundError(f"no run in {folder}: nothing to resume; start without --resume")
+        if ours.get("what") != what:
+            raise FileExistsError(
+                f"{folder} holds a run of another command ({ours.get('command')}): give another folder with {flag}"
+            )
         return
     if checkpoint.begun(folder) or (ours is not None and ours.get("status") == "finished"):
         raise FileExistsError(

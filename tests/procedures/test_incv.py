@@ -358,7 +358,7 @@ def test_agreement_below_chance_is_told_and_nothing_explodes(kind: str, discard:
         found = incv(fit, data, iterations=3, discard=discard)
     said = [str(w.message) for w in caught]
     if kind != "chance":  # by chance predictions may agree a little more often than the most frequent label
-        assert any("no more than the most frequent label would. Give noise_rate if you know it" in s for s in said), (
+        assert any("no more than the most frequent label would; give noise_rate if you know it" in s for s in said), (
             said
         )
     assert 0 <= found.noise.rate <= 0.95

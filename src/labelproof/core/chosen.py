@@ -20,6 +20,16 @@ from labelproof.functional.select import smallest, smallest_rows, weighted_mean
 Score = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
 
 
+def by_loss(task: Task) -> Score:
+    """The score that is the loss itself."""
+
+    def scored(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        out: Tensor = net(batch.x)
+        return out, task.loss(out, batch.target)
+
+    return scored
+
+
 def loss_of_rows(
     task: Task, nets: Nets, batch: Batch, rows: Sequence[Tensor], mix: Mixup | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,10 @@ class Data:
             object.__setattr__(self, "ids", np.arange(n))
         if len(self.ids) != n:
             raise ValueError(f"ids has {len(self.ids)} entries for {n} samples: one id per sample is needed")
+        if self.rows is not None:
+            rows = np.asarray(self.rows)
+            if rows.dtype.kind not in "iu" or len(np.unique(rows)) < len(rows) or not np.isin(rows, np.arange(n)).all():
+                raise ValueError(f"rows={rows!r} must be row numbers from 0 to {n - 1}, each once")
         names = self.ids.tolist()
         if len(set(names)) < n:
             name, times = Counter(names).most_common(1)[0]

@@ -148,6 +148,7 @@ def prepare(
     def side(name: str, of: Data) -> Feed:
         part = of.trained
         size = method.side_batch_size(name, settings.batch_size, len(rows), len(part))
+        size = max(size // world_size(), 1) * world_size()  # a part for each rank
         return feed(of, part, derive(settings.seed, name), batch_size=size)
 
     return Inputs(

@@ -25,9 +25,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from labelproof.core.chosen import loss_of_smallest
+from labelproof.core.chosen import by_loss, loss_of_smallest
 from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range
 from labelproof.core.nets import Nets, outputs
 from labelproof.core.task import Task
@@ -104,8 +104,4 @@ class CoTeaching(Method):
         return Loss(value, out=torch.stack(out), trust=torch.stack([w2, w1]))
 
     def _two_passes(self, nets: Nets, batch: Batch, keep: float) -> Loss:
-        def scored(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-            out: Tensor = net(batch.x)
-            return out, self.task.loss(out, batch.target)
-
-        return loss_of_smallest(self.task, nets, batch, keep, scored, first=True)  # (2), (3)
+        return loss_of_smallest(self.task, nets, batch, keep, by_loss(self.task), first=True)  # (2), (3)

@@ -9,12 +9,10 @@ Chen, Liao, Chen, Zhang: "Understanding and Utilizing Deep Neural Networks Train
     (5)  L = mean_{i∈D̄_2} ℓ_1i + mean_{i∈D̄_1} ℓ_2i       the exchange of Co-teaching
 
 Networks are warmed up on S alone; then C, in which right labels are rarer, may fill the places of S that are dropped.
-
 Symbols: `selected_noise` = ε_S, `num_gradual` = T_k, `warmup` = E, `batch.side["pool"]` = B_C. Shapes: ℓ (B,).
-Deviations. ε_S is estimated from what each iteration selected; the paper inverts the theory of symmetric or pairwise
-noise, whichever it is told. E is two fifths of the epochs where ε_S > 0.2, as in the paper's cases of 80 % symmetric
-and 40 % pairwise noise, else a fifth; the released code asks for the kind. n falls from the first epoch on, there from
-the second. A batch of C is |B_S| |C| / |S| samples, at most |B_S| / 2, as there. Samples are scored in a pass without
+Deviations. ε_S is estimated from what each iteration selected; the paper inverts a theory that is told the kind. E is
+two fifths of the epochs where ε_S > 0.2, as for 80 % symmetric and 40 % pairwise noise in the paper, else a fifth; the
+released code asks for the kind. n falls from the first epoch on, there from the second. Samples are scored without
 gradient, normalised by the batch (there with running statistics), and the kept rows passed again.
 """
 
@@ -22,13 +20,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from labelproof.core.chosen import loss_of_smallest
-from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, in_range, one_of
+from labelproof.core.chosen import by_loss, loss_of_smallest
+from labelproof.core.method import Fit, Method, NoiseRate, check_noise_rate, check_warmup, in_range, one_of
 from labelproof.core.nets import Nets
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.functional.curriculum import kept_share, known
+from labelproof.functional.ranks import world_size
 from labelproof.procedures.incv import Selection, incv
 
 #: E as a share of all epochs, where ε_S is at most MUCH and where it is more.
@@ -42,8 +42,7 @@ class INCV(Method):
         noise_rate: ε, share of wrong labels in the data, in [0, 1). `"auto"` estimates it from the cross-validation.
         iterations: of cross-validation, each of two trainings on half of the candidates and all selected.
         length: share of the epochs for each of these trainings. The paper: 50 of 200.
-        discard: whether candidates with very large loss are dropped for good: `"always"`, `"never"`, or `"auto"`, where
-            the noise is symmetric.
+        discard: drop candidates with very large loss: `"always"`, `"never"`, or `"auto"`, where noise is symmetric.
         choose: `"validation"` takes each network's best epoch on a tenth of its training samples, `"last"` the last.
         selected_noise: ε_S, share of wrong labels among the selected, in [0, 1); `"auto"` estimates it.
         warmup: E, epochs on the selected samples alone; `"auto"`: a fifth of all, two fifths if ε_S is above 0.2.
@@ -78,36 +77,38 @@ class INCV(Method):
         self.discard = one_of("discard", discard, ("auto", "always", "never"))
         self.choose = one_of("choose", choose, ("validation", "last"))
         self.selected_noise = check_noise_rate(selected_noise, "selected_noise")
-        self.warmup: int | Literal["auto"]
+        self.warmup = warmup
         if isinstance(warmup, str):
-            self.warmup = one_of("warmup", warmup, ("auto",))
+            one_of("warmup", warmup, ("auto",))
         else:
-            self.warmup = int(in_range("warmup", warmup, 0, float("inf"), closed="left"))
+            in_range("warmup", warmup, 0, float("inf"), closed="left")
         self.num_gradual = int(in_range("num_gradual", num_gradual, 1, float("inf"), closed="left"))
 
     def run(self, fit: Fit, data: Any) -> Any:
         found = self.select(fit, data)  # (1)
         estimated = {"noise_rate": round(found.noise.rate, 4), "selected_noise": round(found.selected_noise, 4)}
         told = {k: v if v != "auto" else estimated.get(k, v) for k, v in self.get_params().items()}
-        pool = {"pool": data.only(found.candidates)} if len(found.candidates) > 1 else {}
-        return fit(type(self)(**told), data.only(found.selected), streams=pool)
+        pool = {"pool": data.only(found.candidates)} if len(found.candidates) >= 2 * world_size() else {}
+        last = type(self)(**told)
+        last.register_buffer("prob", torch.from_numpy(found.prob))
+        return fit(last, data.only(found.selected), streams=pool)
 
     def select(self, fit: Fit, data: Any) -> Selection:
         """The first stage alone."""
-        names = ("noise_rate", "iterations", "length", "discard", "choose")
-        return incv(fit, data, **{name: getattr(self, name) for name in names}, seed=fit.seed)
+        first = {name: getattr(self, name) for name in ("noise_rate", "iterations", "length", "discard", "choose")}
+        return incv(fit, data, **first, seed=fit.seed)
+
+    def belief(self) -> Tensor | None:
+        """What networks that had not seen a sample said of it in the last iteration that asked them."""
+        return getattr(self, "prob", None)
 
     def loss(self, nets: Nets, batch: Batch, now: Clock) -> Loss:
         rows = len(batch.x)
         keep = rows * kept_share(self.selected_noise, now.epoch, self.num_gradual)  # (2)
-        if "pool" in batch.side and now.epoch >= self.end_of_warmup(now.epochs):
+        check_warmup(end := self.end_of_warmup(now.epochs), now)
+        if "pool" in batch.side and now.epoch >= end:
             batch = batch.joined(batch.side["pool"])  # (3)
-
-        def scored(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-            out: Tensor = net(batch.x)
-            return out, self.task.loss(out, batch.target)
-
-        loss = loss_of_smallest(self.task, nets, batch, keep / len(batch.x), scored, first=True)  # (4), (5)
+        loss = loss_of_smallest(self.task, nets, batch, keep / len(batch.x), by_loss(self.task), first=True)  # (4), (5)
         return loss.of_first(rows)
 
     def end_of_warmup(self, epochs: int) -> int:

@@ -95,7 +95,8 @@ def incv(
         iterations: how often; 1 is NCV.
         length: share of the run's epochs that each half is trained for.
         discard: `"always"` does (5), `"never"` does not, `"auto"` does if the noise is symmetric.
-        choose: `"validation"` takes each network's best epoch on a tenth of its training samples, `"last"` its last.
+        choose: `"validation"` takes each network's best epoch on a tenth of its training samples (of fewer than 200
+            there is no such tenth, and it takes the last), `"last"` its last.
         noise_rate: the share of wrong labels where it is known, else `"auto"`.
         seed: of the halves.
 
@@ -128,13 +129,15 @@ def incv(
             incv=state.rows,
             incv_noise={"kind": state.noise[0].kind, "rate": state.noise[0].rate, "doubt": state.noise[0].doubt},
         )
+        if number == 1 and state.noise[0].doubt:
+            _warn(state.noise[0], given=not isinstance(noise_rate, str))
         if len(state.selected) == before and number > 1:
-            break  # the same again would select the same again
+            break  # other halves found nothing new
         if len(state.candidates) < 2 or len(np.unique(data.y[state.candidates])) < 2:
             break
-    state.keep_every_class()
+    if state.keep_every_class():
+        fit.note(_told(state.row(number), None), incv=state.rows)
     selection = state.result()
-    _warn(selection.noise)
     fit.table("selection", selection.columns)
     return selection
 
@@ -154,7 +157,8 @@ class _State:
         self.candidates: Rows = data.trained
         self.prob = np.full((len(data), data.num_classes), np.nan, dtype=np.float32)
         self.noise: list[NoiseModel] = []  # of the candidates, in each iteration
-        self.taken: list[int] = []
+        self.taken: list[int] = []  # so many at a time, of which this share is estimated right
+        self.precision: list[float] = []
         self.rows: list[dict[str, float]] = []
 
     def halves(self, number: int) -> tuple[Rows, Rows]:
@@ -167,7 +171,9 @@ class _State:
     def measure(self, rate: float | None) -> None:
         """(4), of the candidates of this iteration."""
         among = self.candidates
-        self.noise.append(noise_model(self.data.y[among], self.prob[among], rate if not self.noise else None))
+        found = noise_model(self.data.y[among], self.prob[among], rate if not self.noise else None)
+        self.noise.append(found)
+        self.precision.append(found.precision if np.isfinite(found.precision) else 0.0)
 
     def update(self, parts: tuple[Rows, Rows], discard: bool) -> None:
         """(3), (5) and (6)."""
@@ -190,25 +196,32 @@ class _State:
                 "learned nothing: train for more epochs, with another lr, or on more informative inputs"
             )
 
-    def keep_every_class(self) -> None:
-        """Take a class of which nothing was selected as it is: rare classes are not wrong for being rare."""
+    def keep_every_class(self) -> bool:
+        """Take a class of which nothing was selected as it is, and say whether there was one.
+
+        Rare classes are not wrong for being rare. As many of their labels count as wrong as of all.
+        """
         y, all_rows = self.data.y, self.data.trained
         lost = np.setdiff1d(y[all_rows], y[self.selected])
         if len(lost) == 0:
-            return
+            return False
         kept = all_rows[np.isin(y[all_rows], lost)]
         self.selected, self.candidates = np.union1d(self.selected, kept), np.setdiff1d(self.candidates, kept)
         names = ", ".join(map(repr, np.asarray(self.data.classes)[lost].tolist()[:5]))
         warnings.warn(
-            f"INCV selected no sample of the class {names}: its {len(kept)} samples are kept as they are, unchecked",
+            f"INCV selected no sample of the class {names}: its {len(kept)} samples are kept as they are, unchecked; "
+            "if these are many, train for longer",
             stacklevel=4,
         )
+        self.taken.append(len(kept))
+        self.precision.append(1 - self.noise[0].rate)
+        self.rows.pop()
+        return True
 
     @property
     def selected_noise(self) -> float:
         """Wrong among the selected, by what each iteration estimated of those it took."""
-        precision = [m.precision if np.isfinite(m.precision) else 0.0 for m in self.noise]
-        return min(1 - float(np.average(precision, weights=self.taken)), HIGHEST)
+        return min(1 - float(np.average(self.precision, weights=self.taken)), HIGHEST)
 
     def row(self, number: int) -> dict[str, float]:
         """The figures of an iteration."""
@@ -260,13 +273,10 @@ def _check(data: Data) -> None:
         )
 
 
-def _warn(model: NoiseModel) -> None:
-    if model.doubt:
-        warnings.warn(
-            f"the noise estimate ({model.rate:.1%}, {model.kind}) is little to go by: {model.doubt}. Give noise_rate "
-            "if you know it, or train for longer or on more informative inputs",
-            stacklevel=3,
-        )
+def _warn(model: NoiseModel, *, given: bool) -> None:
+    what = f"the kind of noise ({model.kind})" if given else f"the noise estimate ({model.rate:.1%}, {model.kind})"
+    remedy = "train for longer" if given else "give noise_rate if you know it, or train for longer"
+    warnings.warn(f"{what} is little to go by: {model.doubt}; {remedy} or on more informative inputs", stacklevel=3)
 
 
 def _told(row: Mapping[str, float], noise: NoiseModel | None) -> str:

@@ -11,7 +11,7 @@ shares of samples by predicted and given class, J by predicted and true class, T
     (3)  pair flips: d, u, w = shares on the diagonal of C, at i -> next(i), at next(i) -> i, less what uniform errors
          put there, then divided by their sum. With a the share that a network predicts right,
          u = a eps,  w = (1 - a)(1 - eps),  so that eps and a are the roots of  z^2 - (1 + u - w) z + u
-    (4)  else: `lp.estimate_noise`, the full matrix
+    (4)  else, or if its interval lies above (2) and memorising does not explain why: the matrix of `lp.estimate_noise`
     (5)  label precision of the agreeing samples = sum_i J_ii T_ii / sum_i C_ii,  with J from (1)
 
 (2) holds because symmetric noise takes every wrong class alike, also those that a network, even a weak one, finds least
@@ -23,7 +23,7 @@ Symbols: `agreement` = trace C.
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from labelproof.procedures.ncv_theory import symmetric, symmetric_rate
 #: The floor under the ranks is one where the lowest quarter holds this share of what the next does, and is noise where
 #: it makes more than this; pair flips explain this share of the disagreement.
 FLAT, LEAST, EXPLAINED, MOST = 0.5, 0.02, 0.8, 0.6
+#: Where the theory's inverse is more than this above the floor, labels agree less than even a memorising network's
+#: would, and it is asked whether there is other noise on top of the floor: by this much more, if there is.
+SLACK = 0.05
 #: q for ten classes; from more, steps are smaller.
 DECAY = np.linspace(0.2, 0.65, 10)
 #: An interval of the full matrix's rate that is wider says that the networks hardly know the classes.
@@ -42,6 +45,9 @@ WIDE = 0.2
 FEW = 5
 #: A rate told to what follows stays below 1.
 HIGHEST = 0.95
+
+if TYPE_CHECKING:
+    from labelproof.issues import NoiseEstimate
 
 Floats = NDArray[np.floating]
 Codes = NDArray[np.int64]
@@ -87,26 +93,39 @@ def noise_model(given: Codes, prob: Floats, rate: float | None = None) -> NoiseM
     predicted = prob.argmax(1)
     counts = np.bincount(predicted * k + given, minlength=k * k).reshape(k, k) / len(given)
     agreement = float(np.trace(counts))
-    doubt = ""
-    if agreement <= float(counts.sum(0).max()):  # of one who always gives the most frequent label
-        doubt = f"predictions agree with {agreement:.1%} of the labels, no more than the most frequent label would"
+    doubt = _doubt(counts)
     transition: Floats
     floor, flips = _symmetric(given, prob, agreement), _pairflip(counts, len(given))
+    full: NoiseEstimate | None = None
+    if floor is not None and symmetric_rate(agreement, k).rate > floor + SLACK:
+        full = _full(given, prob)
+        floor = floor if full.interval[0] <= floor + SLACK else None
     if flips is not None and (floor is None or k > 3):  # of three classes, pairs explain any noise
         kind, (found, following) = "pairflip", flips
+        doubt = doubt or ("of three classes, pair flips explain any noise" if k == 3 else "")
         transition = flipped(found if rate is None else rate, following)
     elif floor is not None:
         kind, found = "symmetric", min(floor, (k - 1) / k)
         transition = symmetric(found if rate is None else rate, k).confusion
     else:
-        kind = "transition"
-        found, transition, said = _full(given, prob)
-        doubt = doubt or said
-        if rate is not None and found > 0:
-            scaled = (1 - np.diag(transition)) * min(rate / found, 1.0)
-            transition = _rescaled(transition, scaled)
+        kind, full = "transition", full or _full(given, prob)
+        found, transition, (low, high) = full.rate, full.transition, full.interval
+        wide = f"no kind of noise fits, and a full matrix gives {low:.0%} to {high:.0%}"
+        doubt = doubt or (wide if high - low > WIDE else "")
+        if rate is not None:
+            transition = _rescaled(transition, rate / found) if found > 0 else symmetric(rate, k).confusion
     known = min(found if rate is None else rate, HIGHEST)
     return NoiseModel(kind, float(known), transition, label_precision(counts, transition), agreement, doubt)
+
+
+def _doubt(counts: Floats) -> str:
+    """Why predictions that fell on the labels like this say little, if they do."""
+    agreement, never = float(np.trace(counts)), (counts.sum(1) == 0) & (counts.sum(0) > 0)
+    if agreement <= float(counts.sum(0).max()):  # of one who always gives the most frequent label
+        return f"predictions agree with {agreement:.1%} of the labels, no more than the most frequent label would"
+    if never.any():
+        return f"{never.sum()} of {len(counts)} classes were never predicted"
+    return ""
 
 
 def flipped(rate: float, following: Codes) -> Floats:
@@ -224,21 +243,19 @@ def _following(counts: Floats) -> Codes | None:
     return following
 
 
-def _full(given: Codes, prob: Floats) -> tuple[float, Floats, str]:
-    """Rate and matrix of `lp.estimate_noise`, and a doubt."""
+def _full(given: Codes, prob: Floats) -> NoiseEstimate:
+    """`lp.estimate_noise`."""
     from labelproof.issues import estimate_noise  # pandas, only where it is needed
 
     with warnings.catch_warnings():  # of probabilities the user never saw: told in other words
         warnings.simplefilter("ignore")
-        found = estimate_noise(given, prob, classes=np.arange(prob.shape[1]))
-    low, high = found.interval
-    doubt = "" if high - low <= WIDE else f"no kind of noise fits, and a full matrix gives {low:.0%} to {high:.0%}"
-    return found.rate, found.transition, doubt
+        return estimate_noise(given, prob, classes=np.arange(prob.shape[1]))
 
 
-def _rescaled(transition: Floats, off: Floats) -> Floats:
-    """The matrix with other shares off the diagonal, spread as before."""
+def _rescaled(transition: Floats, factor: float) -> Floats:
+    """The matrix with so many times the shares off the diagonal, spread as before."""
     before = 1 - np.diag(transition)
-    scaled = transition * np.where(before > 0, off / np.where(before > 0, before, 1), 0)[:, None]
+    off = np.minimum(before * factor, HIGHEST)
+    scaled = transition * np.divide(off, before, out=np.zeros_like(before), where=before > 0)[:, None]
     np.fill_diagonal(scaled, 1 - off)
-    return scaled
+    return np.asarray(scaled)
