@@ -163,7 +163,7 @@ def under(results: Sequence[dict[str, Any]]) -> str:
 
 def write(target: Path) -> None:
     """From the result files alone."""
-    write_block(target, START, END, "INCV, on 10,000 images of MNIST and of CIFAR-10", list(body(target.parent)))
+    write_block(target, START, END, "INCV", list(body(target.parent)))
 
 
 def main(argv: list[str] | None = None) -> int:

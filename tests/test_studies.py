@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from labelproof import studies
+from labelproof import runs, studies
 from labelproof.core.types import Loss
 from labelproof.data.dataset import Data
 from labelproof.engine import checkpoint
@@ -26,6 +26,7 @@ from labelproof.engine.launchers import Processes
 from labelproof.engine.training import Training
 from labelproof.methods import INCV
 from labelproof.procedures.incv import Selection
+from labelproof.report import write_report
 from tests.toy import blobs, line, mlp, settings
 
 COLUMNS = ["id", "y_noisy", "select", "candidate", "eval_ratio"]
@@ -102,6 +103,17 @@ def test_a_second_run_into_the_folder_is_refused_with_the_remedy(tmp_path: Path)
     with pytest.raises(FileExistsError, match=r"mine holds selection.csv, which a run would overwrite: choose another"):
         clean(tmp_path / "mine")
     assert (tmp_path / "mine" / "selection.csv").read_text() == "mine"
+
+
+def test_a_run_of_another_command_is_not_gone_on_with_nor_reported_on(tmp_path: Path) -> None:
+    clean(tmp_path / "run", method={"iterations": 1})
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    data = named(blobs(160, 4, flips=0.3))
+    with pytest.raises(FileExistsError, match=r"run holds a run of another command .*: give another folder with --out"):
+        runs.train(data, INCV(iterations=1), small, settings(epochs=4), folder=tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"run holds a selection, no trained model to report on: what it found stands"):
+        write_report(tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
 def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def test_the_command_trains_writes_and_resumes(tmp_path: Path, capsys: Any, monk
     [
         (["--rates", "0,x"], "--rates=0,x must be numbers in [0, 1], separated by commas"),
         (["--rates", "0,40"], "rates=40.0 must be in [0, 1]"),
+        (["--noise", "pairflip,pairflip"], "noise='pairflip,pairflip' holds a kind more than once"),
         (["--noise", "symmetric,instance-dependent"], "kind='instance-dependent' is no noise with a rate"),
     ],
 )
@@ -53,3 +54,11 @@ def test_nonsense_is_refused_before_any_training(
         main(["theory", "digits", "--out", str(tmp_path / "out"), *words])
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_mine_are_left_alone(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "theory.svg").write_text("mine")
+    with pytest.raises(SystemExit):
+        main([*WORDS, "--out", str(tmp_path)])
+    assert "holds theory.svg, which a run would overwrite" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "theory.svg").read_text() == "mine"

@@ -71,8 +71,8 @@ def held_out(
     def train(part: Data, name: str) -> Fitted:
         return fit(method, factory, part, settings, streams=streams, verbose=shown)
 
-    if tell:
-        say(f"{folds} trainings, each on {1 - 1 / max(folds, 1):.0%} of the samples")
+    if tell and folds > 1:
+        say(f"{folds} trainings, each on {1 - 1 / folds:.0%} of the samples")
     predict = cross_val_targets if data.classes is None else cross_val_probs
     told = (lambda name: say(f"{name} of {folds} finished")) if tell else None
     with warnings.catch_warnings():  # what is said of folds is not true of the data
@@ -168,6 +168,8 @@ def theory(
     """
     for kind in kinds:
         check_asked(data, kind, rates)
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"noise={','.join(kinds)!r} holds a kind more than once: each is trained once")
     method = CE()
     record = {**describe(data, method, network, settings, None, command), "what": "theory"}
     began = time.perf_counter()

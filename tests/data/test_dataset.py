@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,9 @@ def test_ids_must_be_unique() -> None:
         ValueError, match="ids must be unique, but 'b' stands 3 times: drop the repeated rows, or leave"
     ):
         Data(np.zeros((4, 1)), np.zeros(4, int), classes=np.arange(2), ids=np.array(["a", "b", "b", "b"]))
+
+
+@pytest.mark.parametrize("rows", [[0, 0, 3], [3, 97], [-1], [True] * 97, [0.0, 1.0]])
+def test_rows_are_row_numbers_each_once(rows: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"(?s)rows=array.*must be row numbers from 0 to 96, each once"):
+        blobs(97).only(np.array(rows))

@@ -250,6 +250,12 @@ def test_a_run_keeps_the_samples_of_the_whole(whole: tuple[Any, Fitted, Path]) -
     assert trust[np.setdiff1d(np.arange(600), selected)].isna().all()
 
 
+def test_the_list_is_made_of_what_was_said_out_of_sample(whole: tuple[Any, Fitted, Path]) -> None:
+    _, fitted, _ = whole
+    agrees = fitted.belief().argmax(1) == fitted.data.y
+    assert (agrees == fitted.tables["selection"]["select"]).all(), "selected is what agreed when it was asked last"
+
+
 def test_what_was_estimated_is_what_was_trained_with_and_reported(whole: tuple[Any, Fitted, Path]) -> None:
     _, fitted, folder = whole
     record = json.loads((folder / "run.json").read_text())

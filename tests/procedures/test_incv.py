@@ -469,6 +469,23 @@ def test_a_class_that_would_be_lost_is_kept_whole() -> None:
     t = fit.tables["selection"]
     assert t["select"].sum() == len(found.selected) == 300
     assert not (t["select"] & t["candidate"]).any()
+    last = found.iterations[-1]
+    assert (last["selected"], last["candidates"]) == (300, 0), "what is told counts them"
+    agreeing = (
+        1 - found.selected_noise * 300 / 300
+    )  # a share of 1 - 0.9 of those kept, what was estimated of the others
+    precision = (found.noise.precision * (300 - kept) + (1 - 0.9) * kept) / 300
+    assert agreeing == pytest.approx(precision)
+    assert last["estimated_precision"] == pytest.approx(precision)
+    assert "300 selected" in fit.lines[-1]
+
+
+def test_labels_kept_unchecked_count_as_wrong_as_all() -> None:
+    data = problem(300, 3, prior=[0.5, 0.4, 0.1])
+    kept = int((data.y == 2).sum())
+    found = quiet(Stub(lambda rows, number: np.eye(3)[data.y[rows] % 2]), data, noise_rate=0.3, iterations=1)
+    expected = (found.noise.precision * (300 - kept) + (1 - 0.3) * kept) / 300
+    assert 1 - found.selected_noise == pytest.approx(expected)
 
 
 def test_an_empty_selection_is_an_error() -> None:

@@ -94,6 +94,10 @@ class RunRecord:
             raise ValueError(f"{file} is not valid JSON ({error}): train again, or restore the file") from error
         if not isinstance(info, dict):
             raise ValueError(f"{file} must hold a JSON object, not a {type(info).__name__}: train again")
+        if "what" in info:
+            raise ValueError(
+                f"{path} holds a {info['what']}, no trained model to report on: what it found stands in its .csv file"
+            )
         return cls(path, info, _read_metrics(path), _read_issues(path), _read_gallery(path), _read_simplex(path))
 
     def section(self, name: str) -> Mapping[str, Any]:
