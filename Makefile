@@ -37,8 +37,10 @@ bench: $(READY)  ## what engine, methods and losses cost, as ratios in one run e
 	$(BIN)/python benchmarks/two_networks.py --out benchmarks/results/two_networks.json
 	$(BIN)/python benchmarks/gradnorm.py --out benchmarks/results/gradnorm.json
 
-table: $(READY)  ## the tables of docs/results.md, images and regression; resumes, about 6 hours on 2 cores
+table: $(READY)  ## the tables of docs/results.md, images and regression; resumes, about 9 hours on 2 cores
 	$(BIN)/python benchmarks/mnist_table.py --jobs 2
+	$(BIN)/python benchmarks/incv_table.py --jobs 2
+	$(BIN)/python benchmarks/noise_model.py
 	$(BIN)/python benchmarks/uci_table.py --jobs 2
 
 $(READY): pyproject.toml constraints.txt
