@@ -58,7 +58,7 @@ def problem(method: type[Method], n: int = 97, noise: float = 0.0, seed: int = 0
 #: Options that end warm-ups after one epoch, so that a few epochs show the method itself.
 EAGER: dict[str, dict[str, Any]] = {
     **{name: {"warmup": 1} for name in ("co-teaching+", "decoupling", "dividemix")},
-    "incv": {"warmup": 1, "selected_noise": 0.2},
+    "incv": {"warmup": 1, "selected_noise": 0.2, "iterations": 1},
 }
 
 
