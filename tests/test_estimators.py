@@ -372,7 +372,9 @@ class Beside(Processes):
 
 def test_folds_of_auto_in_two_processes_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Beside] = []
-    monkeypatch.setattr("labelproof.estimators.make_launcher", lambda name, jobs: made.append(Beside(jobs)) or made[-1])
+    monkeypatch.setattr(
+        "labelproof.engine.launchers.make_launcher", lambda name, jobs, address: made.append(Beside(jobs)) or made[-1]
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as each worker has
     try:

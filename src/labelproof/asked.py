@@ -124,8 +124,11 @@ def inject_noise(data: Any, text: str, seed: int, **options: Any) -> tuple[Any, 
 
 def launcher_of(args: dict[str, Any]) -> Any:
     """Where trainings run side by side, as `--jobs`, `--launcher` and `--address` say; None: one after another here."""
-    if args["jobs"] in {None, 1} and args["launcher"] == "processes" and args["address"] is None:
-        return None
-    from labelproof.engine.launchers import make_launcher
+    from labelproof.engine.launchers import launcher_for
 
-    return make_launcher(args["launcher"], args["jobs"], args["address"])
+    return launcher_for(args["launcher"], args["jobs"], args["address"])
+
+
+def folder_of(given: str | None, *parts: str) -> Path:
+    """The folder of a run: the one that was asked for, or one in `runs` named after what is run."""
+    return Path(given or Path("runs", "-".join(parts).replace(":", "-").replace("/", "-")))

@@ -23,6 +23,7 @@ import labelproof
 from labelproof.asked import (
     check_copy,
     check_target,
+    folder_of,
     inject_noise,
     launcher_of,
     load,
@@ -206,8 +207,7 @@ def train(**args: Any) -> None:
     if args["noise"]:
         data, _ = inject_noise(data, args["noise"], settings.seed)
     streams = streams_of(args, data, method)
-    name = f"{data.name}-{method_name(method)}-seed{settings.seed}".replace(":", "-").replace("/", "-")
-    folder = Path(args["out"] or Path("runs", name))
+    folder = folder_of(args["out"], data.name, method_name(method), f"seed{settings.seed}")
     run = runs.train(
         data,
         method,
@@ -279,7 +279,7 @@ def clean(**args: Any) -> None:
     data, _ = load(args, test=False)
     check_cells(args["data"], data, out)
     method = method_of({**args, "method": "incv"}, data)
-    folder = Path(args["run"] or Path("runs", f"{data.name}-clean-seed{settings.seed}".replace(":", "-")))
+    folder = folder_of(args["run"], data.name, "clean", f"seed{settings.seed}")
     found = studies.clean(
         data,
         method,
@@ -318,7 +318,7 @@ def theory(**args: Any) -> None:
         rates = [float(rate) for rate in args["rates"].split(",")]
     except ValueError:
         raise ValueError(f"--rates={args['rates']} must be numbers in [0, 1], separated by commas") from None
-    folder = Path(args["out"] or Path("runs", f"{data.name}-theory-seed{settings.seed}".replace(":", "-")))
+    folder = folder_of(args["out"], data.name, "theory", f"seed{settings.seed}")
     found = studies.theory(
         data,
         network_of(args, data, CE()),

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d,
 
 from labelproof.core.method import Method, NoiseRate
 from labelproof.data.dataset import Data, MapStyle
-from labelproof.engine.launchers import Launcher, make_launcher
+from labelproof.engine.launchers import Launcher, launcher_for
 from labelproof.engine.settings import Settings
 from labelproof.methods import get_method
 from labelproof.networks.factory import NetworkLike
@@ -154,7 +154,7 @@ class _NoisyLabelEstimator(BaseEstimator):
             jobs = None  # what the cluster has room for
         if jobs is not None and jobs < 0:
             jobs = max(1, cpu_count() + 1 + int(jobs))
-        return None if asked in {None, "processes"} and jobs in {None, 1} else make_launcher(asked or "processes", jobs)
+        return launcher_for(asked or "processes", jobs)
 
     def _inputs(self, X: Any, *, reset: bool) -> NDArray[Any] | MapStyle:
         """Rows and images as arrays, checked; map-style data sets as they are."""

@@ -100,23 +100,10 @@ def prepare(
     Raises:
         ValueError: method, data and test data do not fit together.
     """
-    task: Task = Classification(data.num_classes) if data.classes is not None else Regression(data.y.shape[1])
-    if task.kind not in method.tasks:
-        allowed = " and ".join(sorted(method.tasks))
-        raise ValueError(
-            f"method {name_of(method)} is for {allowed}, but these labels make a {task.kind} task: choose a method for "
-            f"{task.kind} (labelproof methods lists them), or labels for {allowed} (see --task)"
-        )
+    task = _task(method, data)
     _check_streams(method, data, streams)
-    given = data.trained
-    part, out = hold_out(data.y[given], float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
-    rows, held = given[part], given[out]
-    _check(data, test, rows, settings)
-    if settings.early_stopping and len(held) == 0:
-        raise ValueError(
-            f"early_stopping=True, but {len(data)} samples are too few to hold any out: leave it off "
-            "(forward and backward correction without a matrix need it: give transition)"
-        )
+    rows, held = _split(data, settings)
+    _check(data, test, rows, held, settings)
     known, which = (data.x, rows) if isinstance(data.x, np.ndarray) else (_sample(data, rows, settings.seed), None)
     standardise = Standardise.fit(known, which).to(device)
     scale = None if data.classes is not None else TargetScale.fit(data.y[rows])
@@ -165,6 +152,25 @@ def prepare(
         test_data=test,
         side={name: side(name, d) for name, d in streams.items()},
     )
+
+
+def _task(method: Method, data: Data) -> Task:
+    """What the labels make, refused where it is not for the method."""
+    task: Task = Classification(data.num_classes) if data.classes is not None else Regression(data.y.shape[1])
+    if task.kind not in method.tasks:
+        allowed = " and ".join(sorted(method.tasks))
+        raise ValueError(
+            f"method {name_of(method)} is for {allowed}, but these labels make a {task.kind} task: choose a method for "
+            f"{task.kind} (labelproof methods lists them), or labels for {allowed} (see --task)"
+        )
+    return task
+
+
+def _split(data: Data, settings: Settings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and rows to hold out."""
+    given = data.trained
+    part, out = hold_out(data.y[given], float(settings.validation_fraction or 0), seed=derive(settings.seed, "holdout"))
+    return given[part], given[out]
 
 
 def _absent(data: Data, rows: NDArray[np.int64]) -> list[Any]:
@@ -225,7 +231,7 @@ def _sample(data: Data, rows: NDArray[np.int64], seed: int) -> Tensor:
     return torch.stack([load_item(data.x, int(i), seed) for i in some])
 
 
-def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Settings) -> None:
+def _check(data: Data, test: Data | None, rows: NDArray[np.int64], held: NDArray[np.int64], settings: Settings) -> None:
     least = 2 * world_size()
     if len(rows) < least:
         raise ValueError(f"too few training samples: n_samples={len(rows)}, but at least {least} are needed")
@@ -247,6 +253,11 @@ def _check(data: Data, test: Data | None, rows: NDArray[np.int64], settings: Set
             warnings.warn(f"no training sample has the label {_few(absent)}: it will never be predicted", stacklevel=5)
     if test is not None:
         _check_like(data, test, "test")
+    if settings.early_stopping and len(held) == 0:
+        raise ValueError(
+            f"early_stopping=True, but {len(rows)} samples are too few to hold any out: leave it off "
+            "(forward and backward correction without a matrix need it: give transition)"
+        )
 
 
 def _check_targets(data: Data, rows: NDArray[np.int64]) -> None:

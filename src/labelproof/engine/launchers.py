@@ -168,6 +168,12 @@ def make_launcher(name: str = "processes", jobs: int | None = None, address: str
     return Processes(1 if jobs is None else jobs)
 
 
+def launcher_for(name: str = "processes", jobs: int | None = None, address: str | None = None) -> Launcher | None:
+    """`make_launcher`, or None where its calls would run in this process one after another, as they do without one."""
+    here = name == "processes" and jobs in {None, 1} and address is None
+    return None if here else make_launcher(name, jobs, address)
+
+
 def _whole(jobs: int) -> int:
     in_range("jobs", jobs, 1, float("inf"), closed="left")
     if int(jobs) != jobs:

@@ -90,12 +90,12 @@ def noise_model(given: Codes, prob: Floats, rate: float | None = None) -> NoiseM
     ('symmetric', 0.4)
     """
     k = prob.shape[1]
-    predicted = prob.argmax(1)
-    counts = np.bincount(predicted * k + given, minlength=k * k).reshape(k, k) / len(given)
+    cells: Codes = np.bincount(prob.argmax(1) * k + given, minlength=k * k).reshape(k, k)
+    counts = cells / len(given)
     agreement = float(np.trace(counts))
     doubt = _doubt(counts)
     transition: Floats
-    floor, flips = _symmetric(given, prob, agreement), _pairflip(counts, len(given))
+    floor, flips = _symmetric(given, prob, cells), _pairflip(counts, len(given))
     full: NoiseEstimate | None = None
     if floor is not None and symmetric_rate(agreement, k).rate > floor + SLACK:
         full = _full(given, prob)
@@ -151,15 +151,15 @@ def label_precision(counts: Floats, transition: Floats) -> float:
     return min(right / float(agreeing), 1.0) if agreeing > 0 else float("nan")
 
 
-def _symmetric(given: Codes, prob: Floats, agreement: float) -> float | None:
+def _symmetric(given: Codes, prob: Floats, cells: Codes) -> float | None:
     """The rate of symmetric noise, equation (2); None where the least likely classes are no floor."""
     n, k = prob.shape
-    m = k // 4 or int(k == 3 and _spread_out(given, prob))
+    m = k // 4 or int(k == 3 and _spread_out(cells))
     if m == 0:
         return None
     if (np.median(prob, axis=1) == prob.min(1)).mean() > 0.5:  # hard predictions rank nothing
-        found, valid = symmetric_rate(agreement, k)
-        return found if valid and k > 3 and _spread_out(given, prob) else None
+        found, valid = symmetric_rate(float(np.trace(cells / n)), k)
+        return found if valid and k > 3 and _spread_out(cells) else None
     ranked = _by_rank(given, prob)
     if ranked[:m].sum() < FLAT * ranked[m : 2 * m].sum():
         return None
@@ -190,10 +190,9 @@ def _floor(ranked: Floats, n: int) -> float:
     return float(min(fits)[1])
 
 
-def _spread_out(given: Codes, prob: Floats) -> bool:
+def _spread_out(cells: Codes) -> bool:
     """Whether disagreeing labels are of all classes alike: no cell holds three times its share of its row, or most."""
-    k = prob.shape[1]
-    away = np.bincount(prob.argmax(1) * k + given, minlength=k * k).reshape(k, k)
+    k, away = len(cells), cells.copy()
     np.fill_diagonal(away, 0)
     by_chance = 3 * k  # the largest of many cells with less than one each
     return bool(away.max(1).sum() - by_chance < min(3 / (k - 1), MOST) * away.sum())

@@ -13,6 +13,7 @@ from labelproof.core.method import Fit, Planned
 from labelproof.data.dataset import Data
 from labelproof.functional.ranks import of_first_rank
 from labelproof.procedures.cross_val import Part, class_folds, sample_folds
+from labelproof.procedures.noise_model import HIGHEST
 
 #: Folds, and the share of the run's epochs that each is trained for: together they cost what one whole training does.
 #: At a quarter of the epochs small data sets were underfitted; with all of them wrong labels are memorised.
@@ -20,8 +21,8 @@ FOLDS, LENGTH = 3, 0.5
 #: In regression the folds are told a rate and trained for all epochs, two trainings' cost: gross errors would bend
 #: networks that are told 0, and those of half the epochs err so much that wrong targets do not show.
 FOLDS_TOLD, FOLDS_LENGTH = 0.4, 1.0
-#: A rate told to methods stays below 1; an interval wider than this says that the networks had learned too little.
-HIGHEST, WIDE = 0.95, 0.35
+#: An interval wider than this says that the networks had learned too little.
+WIDE = 0.35
 #: Predictions that explain less of the spread of most targets than this (1 - MAD² / MAD²) are little to go by.
 LEAST_EXPLAINED = 0.9
 

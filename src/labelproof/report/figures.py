@@ -9,7 +9,8 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -223,36 +224,44 @@ def scatter(
     return _chart(draw, xlabel=xlabel, ylabel=ylabel)
 
 
-def _chart(draw: Any, *, xlabel: str, ylabel: str) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
+@contextmanager
+def own_style(more: Mapping[str, Any]) -> Iterator[None]:
+    """Matplotlib in our style. The user's own (a notebook in dark mode, say) must not leak in, nor ours out.
 
-    # The user's own style (a notebook in dark mode, say) must not leak in, nor ours out.
+    Args:
+        more: further parameters of matplotlib.
+    """
+    import matplotlib
+
+    ink, rule = COLOURS["ink"], COLOURS["rule"]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        ink, rule = COLOURS["ink"], COLOURS["rule"]
-        matplotlib.rcParams.update(
-            {
-                "svg.fonttype": "none",
-                "svg.hashsalt": "labelproof",
-                "font.size": 13,
-                "lines.linewidth": 2.2,
-                "lines.scale_dashes": False,
-                "text.color": ink,
-                "axes.labelcolor": ink,
-                "axes.edgecolor": rule,
-                "axes.grid": True,
-                "axes.grid.axis": "y",
-                "axes.axisbelow": True,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "grid.color": rule,
-                "xtick.color": rule,
-                "ytick.color": rule,
-                "xtick.labelcolor": ink,
-                "ytick.labelcolor": ink,
-            }
-        )
+        look: Any = {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "labelproof",
+            "lines.scale_dashes": False,
+            "text.color": ink,
+            "axes.labelcolor": ink,
+            "axes.edgecolor": rule,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": rule,
+            "xtick.color": rule,
+            "ytick.color": rule,
+            "xtick.labelcolor": ink,
+            "ytick.labelcolor": ink,
+            **more,
+        }
+        matplotlib.rcParams.update(look)
+        yield
+
+
+def _chart(draw: Any, *, xlabel: str, ylabel: str) -> str:
+    from matplotlib.figure import Figure
+
+    with own_style({"font.size": 13, "lines.linewidth": 2.2, "axes.grid.axis": "y"}):
         figure = Figure(figsize=(WIDTH / _DPI, HEIGHT / _DPI), dpi=_DPI)
         figure.patch.set_visible(False)
         # Fixed margins keep the axes of neighbouring panels in line; what y is stands level above its axis.

@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import ArrayLike
 
-from labelproof.report.figures import COLOURS, style
+from labelproof.report.figures import COLOURS, own_style, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -271,41 +271,14 @@ def _check(things: Sequence[Any], name: str) -> None:
 
 
 def _save(draw: Callable[[Figure], None], size: tuple[float, float], out: Path | str, title: str) -> Path:
-    import matplotlib
     from matplotlib.figure import Figure
 
     target = Path(out)
     if target.suffix.lower() not in ENDINGS:
         raise ValueError(f"out={str(out)!r} must end in one of {', '.join(ENDINGS)}, which is the format")
-    ink, rule = COLOURS["ink"], COLOURS["rule"]
     draft = target.with_name(f".{uuid4().hex}{target.suffix.lower()}")
-    # The user's own style (a notebook in dark mode, say) must not leak in, nor ours out.
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "svg.fonttype": "none",
-                "svg.hashsalt": "labelproof",
-                "font.size": 11,
-                "axes.titlesize": 11,
-                "lines.linewidth": 2,
-                "lines.scale_dashes": False,
-                "lines.markersize": 6,
-                "text.color": ink,
-                "axes.labelcolor": ink,
-                "axes.titlecolor": ink,
-                "axes.edgecolor": rule,
-                "axes.grid": True,
-                "axes.axisbelow": True,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "grid.color": rule,
-                "xtick.color": rule,
-                "ytick.color": rule,
-                "xtick.labelcolor": ink,
-                "ytick.labelcolor": ink,
-            }
-        )
+    look = {"font.size": 11, "axes.titlesize": 11, "lines.linewidth": 2, "lines.markersize": 6}
+    with own_style({**look, "axes.titlecolor": COLOURS["ink"]}):
         figure = Figure(figsize=size, dpi=144, layout="constrained")
         draw(figure)
         told = {"Title": title, **({} if target.suffix.lower() == ".png" else {"Creator": None})}
