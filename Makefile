@@ -40,6 +40,7 @@ bench: $(READY)  ## what engine, methods and losses cost, as ratios in one run e
 table: $(READY)  ## the tables of docs/results.md, images and regression; resumes, about 9 hours on 2 cores
 	$(BIN)/python benchmarks/mnist_table.py --jobs 2
 	$(BIN)/python benchmarks/incv_table.py --jobs 2
+	$(BIN)/python benchmarks/contrast_table.py --jobs 2
 	$(BIN)/python benchmarks/noise_model.py
 	$(BIN)/python benchmarks/uci_table.py --jobs 2
 

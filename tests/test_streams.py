@@ -61,8 +61,7 @@ def files(tmp_path: Path) -> Path:
     X, y, _, X_clean, y_clean = digits()
     columns = [f"p{i}" for i in range(64)]
     pd.DataFrame(X, columns=columns).assign(label=y).to_csv(tmp_path / "noisy.csv", index=False)
-    some = np.isin(y_clean, ["digit 0", "digit 3", "digit 7", "digit 9"])  # classes are those of the training file
-    pd.DataFrame(X_clean[some], columns=columns).assign(label=y_clean[some]).to_csv(tmp_path / "clean.csv", index=False)
+    pd.DataFrame(X_clean, columns=columns).assign(label=y_clean).to_csv(tmp_path / "clean.csv", index=False)
     return tmp_path
 
 
@@ -89,7 +88,7 @@ def test_resuming_with_other_verified_samples_is_refused(files: Path, capsys: An
         str(files / "run"),
     ]
     assert main([*words, "--clean", str(files / "clean.csv"), "--quiet"]) == 0
-    pd.read_csv(files / "clean.csv").tail(40).to_csv(files / "other.csv", index=False)
+    pd.read_csv(files / "clean.csv").tail(100).to_csv(files / "other.csv", index=False)
     with pytest.raises(SystemExit):
         main([*words, "--clean", str(files / "other.csv"), "--quiet", "--resume"])
     assert "clean" in capsys.readouterr().err
@@ -107,13 +106,29 @@ def test_command_line_says_what_is_missing(files: Path, capsys: Any) -> None:
 
 
 def test_verified_samples_that_teach_nothing_are_remarked() -> None:
-    X, y, _, X_clean, y_clean = digits()
+    X, y, *_ = digits()
     dd = lp.NoisyLabelClassifier(method="mentornet-dd", epochs=1)
     with pytest.warns(UserWarning, match="clean is the training data itself"):
         dd.fit(X, y, clean=(X, y))
+
+
+def test_verified_samples_of_some_classes_alone_are_refused(files: Path, capsys: Any) -> None:
+    X, y, _, X_clean, y_clean = digits()
     some = y_clean != "digit 3"
-    with pytest.warns(UserWarning, match="clean has no sample of the class 'digit 3'"):
+    dd = lp.NoisyLabelClassifier(method="mentornet-dd", epochs=1)
+    with pytest.raises(
+        ValueError, match=r"clean \(clean\) has no sample of the class 'digit 3', so .*: add some of each"
+    ):
         dd.fit(X, y, clean=(X_clean[some], y_clean[some]))
+    clean = pd.read_csv(files / "clean.csv")
+    clean[clean["label"].isin(["digit 0", "digit 9"])].to_csv(files / "two.csv", index=False)
+    words = ["train", str(files / "noisy.csv"), "--method", "mentornet-dd", "--clean", str(files / "two.csv")]
+    with pytest.raises(SystemExit):
+        main([*words, "--out", str(files / "run")])
+    said = capsys.readouterr().err
+    assert "clean (two) has no sample of the class 'digit 1', 'digit 2'" in said
+    assert "(and 3 more)" in said
+    assert not (files / "run").exists()
 
 
 def test_verified_images_on_another_scale_are_refused() -> None:

@@ -68,9 +68,10 @@ def eager(name: str, **options: Any) -> Method:
 
 
 def streams(method: type[Method], classes: int = 3) -> dict[str, Data]:
-    """A small clean set for each stream a method asks for beside that of training."""
+    """A small clean set for each stream a method asks for, or makes do without, beside that of training."""
     classification = "classification" in method.tasks
-    made = {name: blobs(24, classes, seed=77) if classification else line(24, seed=77) for name in method.streams}
+    names = (*method.streams, *method.optional)
+    made = {name: blobs(24, classes, seed=77) if classification else line(24, seed=77) for name in names}
     return {name: data for name, data in made.items() if name != "train"}
 
 

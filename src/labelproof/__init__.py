@@ -4,7 +4,7 @@
 >>> lp.available_methods()
 ['backward', 'bootstrap', 'cauchy', 'ce', 'co-prl-g', 'co-prl-l', 'co-teaching', 'co-teaching+', 'd2l', 'decoupling',
 'dividemix', 'elr', 'elr+', 'forward', 'gce', 'huber', 'incv', 'mae', 'mentornet', 'mentornet-dd', 'mse', 'prl-g',
-'prl-l', 'sce', 'self-paced', 'sop', 'sop+', 'trimmed']
+'prl-l', 'sce', 'self-paced', 'simclr', 'sop', 'sop+', 'trimmed']
 
 Everything is imported on first use, so that `import labelproof` costs next to nothing.
 """
@@ -26,10 +26,12 @@ _WHERE = {
     "estimate_target_noise": "labelproof.issues:estimate_target_noise",
     "find_issues": "labelproof.issues:find_issues",
     "find_target_issues": "labelproof.issues:find_target_issues",
+    "load_encoder": "labelproof.networks.encoders:load_encoder",
     "losses": "labelproof.losses",
     "methods": "labelproof.methods",
     "networks": "labelproof.networks",
     "noise": "labelproof.data.noise",
+    "save_encoder": "labelproof.networks.encoders:save_encoder",
     "with_index": "labelproof.data.indexed:with_index",
 }
 
@@ -43,10 +45,12 @@ __all__ = [
     "estimate_target_noise",
     "find_issues",
     "find_target_issues",
+    "load_encoder",
     "losses",
     "methods",
     "networks",
     "noise",
+    "save_encoder",
     "with_index",
 ]
 
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from labelproof.estimators import NoisyLabelClassifier, NoisyLabelRegressor
     from labelproof.issues import estimate_noise, estimate_target_noise, find_issues, find_target_issues
     from labelproof.methods import available_methods
+    from labelproof.networks.encoders import load_encoder, save_encoder
     from labelproof.procedures.cross_val import cross_val_probs, cross_val_targets
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,31 @@ def method_of(args: dict[str, Any], data: Any) -> Any:
     return kind(**{name: args[name] for name in kind.param_names() if name in args})
 
 
-def network_of(args: dict[str, Any], data: Any, method: Any) -> str:
-    """The name of the network; `auto` is chosen by data and method."""
+def pretraining_of(args: dict[str, Any]) -> Any:
+    """How features are learned without labels."""
+    from labelproof.procedures.contrast import Contrast
+
+    return Contrast(**{name: args[name] for name in Contrast.param_names()})
+
+
+def network_of(args: dict[str, Any], data: Any, method: Any) -> Any:
+    """The name of the network, `auto` chosen by data and method; or the encoder it starts from."""
+    if args["encoder"] is not None:
+        from labelproof.networks.encoders import load_encoder
+
+        asked = None if args["network"] == "auto" else args["network"]
+        return load_encoder(args["encoder"], freeze=args["freeze"], normalise=args["normalise"], network=asked)
+    for name in ("freeze", "normalise"):
+        if args[name]:
+            raise ValueError(f"--{name} is about an encoder: give --encoder FILE as well")
     if args["network"] != "auto":
         return str(args["network"])
     from labelproof.engine.inputs import input_shape
 
     if len(input_shape(data)) != 3:
-        return "mlp"
+        # a table without named columns is one column of vectors: an mlp would memorise embeddings
+        vectors = has_ending(Path(args["data"]), CSV + PARQUET) and not data.columns
+        return "linear" if vectors else "mlp"
     return "cnn-gn" if "batchnorm" in method.forbids else "cnn"
 
 
@@ -40,11 +58,26 @@ def check_target(
 ) -> None:
     """Refuse, before any training, an output file that could not be written, or would overwrite the data."""
     if not has_ending(out, endings):
-        raise ValueError(f"{flag}={out} must end in {', '.join(endings[:-1])} or {endings[-1]}")
+        raise ValueError(
+            f"{flag}={out} must end in {' or '.join(filter(None, [', '.join(endings[:-1]), endings[-1]]))}"
+        )
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise ValueError(f"{flag}={out} must be a file in a folder that exists")
     if out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"{flag}={out} is the data itself, which is never changed: choose another file")
+
+
+def encoder_file(out: str, source: Path) -> Path:
+    """Where an encoder goes."""
+    path = Path(out) if Path(out).suffix else Path(f"{out}.safetensors")
+    check_target(path, source, (".safetensors",))
+    return path
+
+
+def page_of(out: str) -> Path:
+    """Where a page of tables goes."""
+    check_target(Path(out), Path(), (".md", ".html"))
+    return Path(out)
 
 
 def check_copy(out: Path, source: Path) -> None:
@@ -56,7 +89,7 @@ def check_copy(out: Path, source: Path) -> None:
 
 def reading(args: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `readers.read`."""
-    names = ("label", "task", "id_column", "image_column", "image_size", "truth", "data_dir")
+    names = ("label", "task", "id_column", "image_column", "embedding_column", "image_size", "truth", "data_dir")
     options = {name: args[name] for name in names}
     if options["task"] == "auto" and args.get("method") and get_method(args["method"]).tasks == {"regression"}:
         options["task"] = "regression"
@@ -69,7 +102,35 @@ def streams_of(args: dict[str, Any], data: Any, method: Any) -> dict[str, Any]:
 
     if ("regression" if data.classes is None else "classification") not in method.tasks:
         return {}  # which is what will be said
-    return {name: read(args[name], **reading(args), like=data) for name in method.streams if name != "train"}
+    if args.get("verified") is not None:
+        if args["clean"] is not None:
+            raise ValueError(f"--verified={args['verified']} is in place of --clean: give one of them")
+        return {"clean": verified(data, args["verified"], args["seed"])}
+    wanted = [name for name in (*method.streams, *method.optional) if name != "train" and args.get(name) is not None]
+    return {name: read(args[name], **reading(args), like=data) for name in wanted}
+
+
+def verified(data: Any, count: int, seed: int) -> Any:
+    """So many samples of a data set with their true labels, of each class alike.
+
+    Raises:
+        ValueError: the truth is not known, or there are too few samples of a class.
+    """
+    import numpy as np
+
+    if data.truth is None or data.classes is None:
+        raise ValueError(f"--verified={count}: the true labels of {data.name} are not known; give --clean DATA")
+    share, rng = count // data.num_classes, np.random.default_rng(seed)
+    there = np.bincount(data.truth, minlength=data.num_classes)
+    if not 1 <= share <= there.min():
+        raise ValueError(
+            f"--verified={count} must be {data.num_classes} (one of each class) to {data.num_classes * there.min()}"
+        )
+    mixed = rng.permutation(len(data))
+    of_class = [mixed[data.truth[mixed] == label][:share] for label in range(data.num_classes)]
+    rows = np.sort(np.concatenate(of_class))
+    taken = data.take(rows)
+    return replace(taken, y=taken.truth, name=f"{len(rows)} verified samples of {data.name}")
 
 
 def load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
@@ -90,7 +151,7 @@ def load(args: dict[str, Any], *, test: bool = True) -> tuple[Any, Any]:
     if args.get("test"):
         return train, read(args["test"], **options, like=train)  # coded by the training file's classes and columns
     if args["data"] in catalog.NAMES:
-        return train, catalog.load(args["data"], split="test", data_dir=args["data_dir"])
+        return train, catalog.load(args["data"], split="test", data_dir=args["data_dir"], image_size=args["image_size"])
     return train, None
 
 

@@ -1,4 +1,4 @@
-"""The command line: `labelproof demo | train | find | clean | theory | inject | methods | recipes | data | report`.
+"""The command line: `labelproof demo | train | pretrain | find | clean | theory | inject | methods | ...`.
 
 Flags are made from signatures (`flags.py`): those of training from `Settings`, those of a method from its constructor.
 So a flag, its type, its default and its help stand in one place, next to the code that uses it.
@@ -23,47 +23,50 @@ import labelproof
 from labelproof.asked import (
     check_copy,
     check_target,
+    encoder_file,
     folder_of,
     inject_noise,
     launcher_of,
     load,
     method_of,
     network_of,
+    page_of,
+    pretraining_of,
     settings_of,
     streams_of,
 )
 from labelproof.core.registry import did_you_mean
 from labelproof.flags import (
+    FLAGS,
     Help,
     Parser,
-    add_data,
-    add_network,
-    add_settings,
-    add_signature,
-    add_train,
-    add_training,
     check_recipe,
     dashes,
     of_recipe,
+    recipe_words,
     stop,
-    value_of,
     without,
+    words_of,
 )
 from labelproof.folders import is_first_process
 from labelproof.methods import METHODS, available_methods, method_name
 from labelproof.recipes import METRICS, Recipe, available_recipes, load_recipe
-from labelproof.screens import show_run, show_selection, show_theory, show_warning
+from labelproof.screens import show_encoder, show_run, show_selection, show_theory, show_warning
 
 USAGE = {
     "demo": "labelproof demo [--out DIR] [--seeds N]",
     "train": "labelproof train DATA [--label COLUMN] [--method NAME] [--noise KIND:RATE] [--out DIR] [flags]\n"
     "       labelproof train [DATA] --recipe NAME [flags that differ]",
+    "pretrain": "labelproof pretrain DATA --out FILE [flags]",
     "find": "labelproof find DATA [--label COLUMN] [--out FILE] [flags]",
     "clean": "labelproof clean DATA [--label COLUMN] --out FILE [flags]",
     "theory": "labelproof theory DATA [--noise KIND,...] [--rates RATE,...] [--out DIR] [flags]",
     "inject": "labelproof inject DATA --noise KIND:RATE --out FILE [flags]",
     "methods": "labelproof methods",
     "recipes": "labelproof recipes",
+    "bench": "labelproof bench list [PATTERN]\n"
+    "       labelproof bench run NAME [--seeds N] [--jobs N] [flags]\n"
+    "       labelproof bench table NAME [--out PAGE]",
     "data": "labelproof data [--data-dir DIR]",
     "report": "labelproof report RUN_DIR [RUN_DIR ...] [--out FILE]",
 }
@@ -73,12 +76,15 @@ EXAMPLES = {
     "  labelproof train mnist --noise symmetric:0.5 --method elr --lam 3\n"
     "  labelproof train photos/ --epochs 20 --out runs/photos     # one folder per class\n"
     "  labelproof train --recipe elr-cifar10-sym40",
+    "pretrain": "labelproof pretrain photos/ --network resnet18 --epochs 200 --out encoder.safetensors\n"
+    "  labelproof train photos/ --encoder encoder.safetensors --method gce",
     "find": "labelproof find flowers.csv --label species --out issues.csv",
     "clean": "labelproof clean flowers.csv --label species --out clean.csv",
     "theory": "labelproof theory digits --noise symmetric,pairflip --rates 0,0.2,0.4,0.6 --network cnn --epochs 60",
     "inject": "labelproof inject flowers.csv --label species --noise pairflip:0.45 --out noisy.parquet",
     "methods": "labelproof methods",
     "recipes": "labelproof recipes",
+    "bench": "labelproof bench run 'elr-*-digits-*-cpu' --jobs 2\n  labelproof bench table cpu --out cpu.html",
     "data": "labelproof data",
     "report": "labelproof report runs/mnist-elr-seed0",
 }
@@ -86,8 +92,8 @@ EXAMPLES = {
 
 #: Flags that do not change what a recipe trains.
 _SAME = {
-    "--address", "--checkpoint-every", "--data-dir", "--device", "--jobs", "--launcher", "--out", "--quiet",
-    "--recipe", "--resident-bytes", "--resume", "--seed", "--tensorboard", "--workers",
+    "--address", "--checkpoint-every", "--data-dir", "--device", "--encoder", "--jobs", "--launcher", "--normalise",
+    "--out", "--quiet", "--recipe", "--resident-bytes", "--resume", "--seed", "--tensorboard", "--workers",
 }  # fmt: skip
 
 
@@ -108,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         stop(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)} See labelproof --help")
-    build, run = COMMANDS[words[0]]
+    run, build = COMMANDS[words[0]], FLAGS.get(words[0])
     parser = Parser(
         prog=f"labelproof {words[0]}",
         usage=USAGE[words[0]],
@@ -121,13 +127,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [dashes(w) for w in words[1:]]
     try:
         if run is train:
-            words = [*_recipe_words(words), *words]
-        build(parser, words)
+            words = [*recipe_words(words), *words]
+        if build is not None:
+            build(parser, words)
         run(**vars(parser.parse_args(words)), words=words)
     except (ValueError, OSError, ImportError, MemoryError) as error:
         stop(str(error) or type(error).__name__)
     except KeyboardInterrupt:
-        stop("stopped" + ("; from the first checkpoint on, --resume goes on" if run in (train, clean, theory) else ""))
+        stop(
+            "stopped"
+            + ("; from the first checkpoint on, --resume goes on" if run in (train, pretrain, clean, theory) else "")
+        )
     return 0
 
 
@@ -137,57 +147,10 @@ def _overview() -> None:
         f"[bold]labelproof {labelproof.__version__}[/]  train models that survive wrong labels, and find them\n"
     )
     table = Table(box=None, show_header=False, padding=(0, 2))
-    for name, (_, run) in COMMANDS.items():
+    for name, run in COMMANDS.items():
         table.add_row(f"[bold]{name}[/]", (inspect.getdoc(run) or "").split("\n")[0])
     console.print(table)
     console.print("\nStart with [bold]labelproof demo[/]; [bold]labelproof COMMAND --help[/] explains each.")
-
-
-def _build_find(parser: Any, words: Sequence[str]) -> None:
-    add_data(parser)
-    parser.add_argument("--out", type=str, default="issues.csv", help="where the list goes: .csv, .parquet or .json")
-    parser.add_argument(
-        "--folds",
-        type=int,
-        default=0,
-        help="2 or more: that many trainings, each judging samples it has not seen; 0: the record of a single one",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
-    add_training(parser, words, skip=("checkpoint_every",))
-
-
-def _build_clean(parser: Any, words: Sequence[str]) -> None:
-    add_data(parser)
-    parser.add_argument("--out", type=str, required=True, help="the new file: .csv, .parquet or .npz")
-    parser.add_argument("--selection", type=str | None, help="what became of each sample: .csv, .parquet or .json")
-    parser.add_argument("--run", type=str | None, help="folder of the trainings; runs/DATA-clean-seedS if not given")
-    parser.add_argument("--resume", action="store_true", help="go on with the trainings in --run")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    add_network(parser)
-    add_signature(parser, METHODS["incv"], "selection", ("selected_noise", "warmup", "num_gradual"))
-    add_settings(parser, ("early_stopping", "validation_fraction"))
-
-
-def _build_theory(parser: Any, words: Sequence[str]) -> None:
-    add_data(parser)
-    parser.add_argument("--noise", type=str, default="symmetric", help="kinds of noise, separated by commas")
-    parser.add_argument(
-        "--rates", type=str, default="0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1", help="noise rates, separated by commas"
-    )
-    parser.add_argument("--out", type=str | None, help="folder of the results; runs/DATA-theory-seedS if not given")
-    parser.add_argument("--resume", action="store_true", help="go on with the trainings in --out")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
-    add_network(parser)
-    add_settings(parser)
-
-
-def _build_inject(parser: Any, words: Sequence[str]) -> None:
-    add_data(parser)
-    parser.add_argument("--noise", type=str, required=True, help="KIND:RATE, e.g. symmetric:0.4; kinds: docs/noise.md")
-    parser.add_argument("--include-true-class", dest="include_true_class", action="store_true",
-                        help="symmetric noise may draw the true class again, as ELR and DivideMix do")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--out", type=str, required=True, help="the new file: .csv, .parquet or .npz")
 
 
 def train(**args: Any) -> None:
@@ -224,6 +187,34 @@ def train(**args: Any) -> None:
     )
     if not args["quiet"] and is_first_process():
         show_run(run, folder / "report.html")
+
+
+def pretrain(**args: Any) -> None:
+    """Learn features without labels (SimCLR), for labelproof train --encoder to start from.
+
+    The encoder is saved with the scaling of its inputs. Labels are only used to follow progress: metrics.csv, in the
+    folder of the training, has the agreement of a linear probe and of nearest neighbours with them.
+    """
+    from labelproof import studies
+
+    settings, out = settings_of(args), encoder_file(args["out"], Path(args["data"]))
+    data, test = load(args)
+    method = pretraining_of(args)
+    folder = folder_of(args["run"], data.name, "pretrain", f"seed{settings.seed}")
+    found = studies.pretrain(
+        data,
+        method,
+        network_of(args, data, method),
+        settings,
+        out,
+        test=test,
+        folder=folder,
+        resume=args["resume"],
+        verbose=0 if args["quiet"] else 1,
+        command=shlex.join(["labelproof", "pretrain", *args["words"]]),
+    )
+    if is_first_process() and not args["quiet"]:
+        show_encoder(found, out)
 
 
 def find(**args: Any) -> None:
@@ -396,6 +387,50 @@ def data(**args: Any) -> None:
     Console().print(table)
 
 
+def bench(**args: Any) -> None:
+    """Run published tables and suites of experiments again, and show ours beside theirs.
+
+    list shows suites and recipes with what was published and what ours came to. run makes the results that are missing,
+    each by the command that labelproof bench run --dry prints, and goes on where it was killed. table shows a suite.
+    """
+    from labelproof.bench import command
+    from labelproof.bench.results import default_folder
+
+    folder, what, name = Path(args["results"] or default_folder()), args["what"], args["name"]
+    known = ("list", "run", "table")
+    if what not in ("", *known):
+        raise ValueError(f"labelproof bench {what}{did_you_mean(what, known)} There are {', '.join(known)}")
+    for flag, of in {"out": "table", "seeds": "run", "dry": "run", "jobs": "run", "encoder": "run"}.items():
+        if args[flag] and what != of:
+            raise ValueError(f"--{flag} is for labelproof bench {of}: leave it out")
+    if what in ("", "list"):
+        command.show_list(name, folder)
+    elif name is None:
+        raise ValueError(f"labelproof bench {what} NAME: a suite, a recipe or a pattern; see labelproof bench list")
+    elif what == "table":
+        command.show_table(name, folder, None if args["out"] is None else page_of(args["out"]))
+    else:
+        same = [
+            f"--{flag.replace('_', '-')}={args[flag]}"
+            for flag in ("data_dir", "device", "normalise")
+            if args[flag] is not None
+        ]
+        failed = command.run_all(
+            name,
+            args["seeds"],
+            folder,
+            words=words_of,
+            check=check_recipe,
+            same=same,
+            encoder=args["encoder"] or "",
+            launcher=launcher_of(args),
+            dry=args["dry"],
+            quiet=args["quiet"],
+        )
+        if failed:
+            raise SystemExit(1)
+
+
 def report(**args: Any) -> None:
     """Make the HTML report of one run, or of several side by side."""
     from labelproof.report import write_report
@@ -414,46 +449,20 @@ def demo(**args: Any) -> None:
     run_demo(Path(args["out"]), seeds=args["seeds"])
 
 
-def _build_demo(parser: Any, words: Sequence[str]) -> None:
-    parser.add_argument("--out", type=str, default="demo-out", help="folder of the results")
-    parser.add_argument("--seeds", type=int, default=3, help="repetitions, each with its own noise")
-
-
-def _build_data(parser: Any, words: Sequence[str]) -> None:
-    parser.add_argument("--data-dir", dest="data_dir", type=str | None, help="where to look")
-
-
-def _build_report(parser: Any, words: Sequence[str]) -> None:
-    parser.add_argument("run", nargs="+", help="run folders")
-    parser.add_argument("--out", type=str | None, help="the page, an .html file; RUN/report.html if not given")
-
-
-def _build_nothing(parser: Any, words: Sequence[str]) -> None:
-    pass
-
-
-COMMANDS: dict[str, tuple[Callable[[Any, Sequence[str]], None], Callable[..., None]]] = {
-    "demo": (_build_demo, demo),
-    "train": (add_train, train),
-    "find": (_build_find, find),
-    "clean": (_build_clean, clean),
-    "theory": (_build_theory, theory),
-    "inject": (_build_inject, inject),
-    "methods": (_build_nothing, methods),
-    "recipes": (_build_nothing, recipes),
-    "data": (_build_data, data),
-    "report": (_build_report, report),
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": train,
+    "pretrain": pretrain,
+    "find": find,
+    "clean": clean,
+    "theory": theory,
+    "inject": inject,
+    "methods": methods,
+    "recipes": recipes,
+    "bench": bench,
+    "data": data,
+    "report": report,
 }
-
-
-def _recipe_words(words: list[str]) -> list[str]:
-    """The flags of the recipe that is asked for, if one is."""
-    name = value_of("--recipe", words)
-    if name is None:
-        return []
-    recipe = load_recipe(name)
-    check_recipe(recipe)
-    return of_recipe(recipe, words)
 
 
 def _follow(recipe: Recipe, args: dict[str, Any]) -> str:
@@ -461,6 +470,9 @@ def _follow(recipe: Recipe, args: dict[str, Any]) -> str:
 
     The command is written out without the recipe, whose file may change.
     """
+    if args["encoder"] is None and (recipe.needs or recipe.pretrain is not None):
+        what = recipe.needs or "the encoder that labelproof bench run makes first (--dry shows how)"
+        raise ValueError(f"the recipe {args['recipe']} starts from {what}: give --encoder FILE")
     words, typed = args["words"], args["words"][len(of_recipe(recipe, args["words"])) :]
     changed = [flag for flag in (w.partition("=")[0] for w in typed) if flag.startswith("--") and flag not in _SAME]
     if args["data"] is None:

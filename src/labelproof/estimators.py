@@ -45,6 +45,7 @@ class _NoisyLabelEstimator(BaseEstimator):
         momentum_schedule: str = "constant",
         clip: float | None = None,
         precision: str = "32-true",
+        compile: bool = False,
         validation_fraction: float | None = None,
         early_stopping: bool = False,
         patience: int = 10,
@@ -70,6 +71,7 @@ class _NoisyLabelEstimator(BaseEstimator):
         self.momentum_schedule = momentum_schedule
         self.clip = clip
         self.precision = precision
+        self.compile = compile
         self.validation_fraction = validation_fraction
         self.early_stopping = early_stopping
         self.patience = patience
@@ -196,17 +198,19 @@ class NoisyLabelClassifier(ClassifierMixin, _NoisyLabelEstimator):
     Args:
         method: a name of `lp.available_methods()` or an instance such as `lp.methods.ELR(lam=3, beta=0.7)`;
             `"auto"` is `"elr"`. Hyper-parameters work in `GridSearchCV` as `method__lam` etc.
-        network: a name of `lp.networks.available()`, an `nn.Module`, or a callable that returns one.
+        network: a name of `lp.networks.available()`, an `nn.Module`, a callable that returns one, or an encoder
+            to start from (`lp.load_encoder`).
         epochs: passes over the data.
         batch_size: samples per step.
         lr: learning rate; the optimiser's default if `None`.
-        optimizer: `"sgd"`, `"adam"` or `"adamw"`.
+        optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"lars"`.
         momentum: of sgd; of adam and adamw the first beta.
         weight_decay: the optimiser's default if `None`.
         schedule: of the learning rate, e.g. `"cosine"`, `"constant"`, `"linear:80"`, `"multistep:40,80:0.01"`.
         momentum_schedule: of the momentum, in the same words.
         clip: largest gradient norm per network, none if `None`.
         precision: `"32-true"`, `"bf16-mixed"` or `"16-mixed"`.
+        compile: compile the networks with `torch.compile`; on a GPU it pays after the first minute.
         validation_fraction: share held out, with its noisy labels; 0.1 with early stopping, else 0.
         early_stopping: stop when the held-out score stalls for `patience` epochs, and keep the best epoch.
         patience: see there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -17,7 +17,8 @@ from labelproof.core.method import STREAMS, Method
 from labelproof.core.registry import did_you_mean
 from labelproof.engine.settings import Settings
 from labelproof.methods import METHODS, available_methods, get_method
-from labelproof.recipes import Recipe
+from labelproof.procedures.contrast import Contrast
+from labelproof.recipes import Recipe, load_recipe
 
 #: The method for each kind of task, where none is asked for.
 DEFAULT_METHODS = {"classification": "elr", "regression": "prl-l"}
@@ -82,7 +83,7 @@ class Parser(jsonargparse.ArgumentParser):
 
 def owners_of(word: str) -> list[str]:
     """Names of the methods that have an option or a stream of that name."""
-    return [n for n, m in METHODS.items() if word in {*m.param_names(), *m.streams}]
+    return [n for n, m in METHODS.items() if word in {*m.param_names(), *m.streams, *m.optional}]
 
 
 def any_of(names: Sequence[str]) -> str:
@@ -195,6 +196,9 @@ def add_data(parser: Any, *, required: bool = True) -> None:
     group.add_argument("--id-column", dest="id_column", type=str | None, help="column that names each sample")
     group.add_argument("--image-column", dest="image_column", type=str | None, help="column of image bytes or paths")
     group.add_argument("--image-size", dest="image_size", type=int | None, help="resize images to this many pixels")
+    group.add_argument(
+        "--embedding-column", dest="embedding_column", type=str | None, help="column that holds a vector per row"
+    )
     group.add_argument("--drop", type=str | None, help="columns to leave out, separated by commas")
     group.add_argument("--truth", type=str | None, help="column of true labels, if there is one: only measured with")
     group.add_argument(
@@ -211,9 +215,28 @@ def add_network(parser: Any) -> None:
         "--network",
         type=str,
         default="auto",
-        help="auto (cnn for images, cnn-gn for methods that need GroupNorm, else mlp), mlp, or cnn, cnn9, resnet18, "
-        "resnet32, resnet32-keras, resnet34, preact-resnet18, resnet110, each with BatchNorm or, as in cnn-gn, with "
-        "GroupNorm",
+        help="auto (cnn for images, cnn-gn for methods that need GroupNorm, linear for a column of vectors, else mlp), "
+        "linear, mlp, cnn, cnn9, resnet18, resnet32, resnet32-keras, resnet34, preact-resnet18, resnet50, resnet110; "
+        "for large images resnet18-imagenet, resnet34-imagenet, resnet50-imagenet, inception-resnet-v2; each with "
+        "BatchNorm or, as in cnn-gn, with GroupNorm",
+    )
+    add_encoder(parser)
+
+
+def add_encoder(parser: Any) -> None:
+    """What the network starts from."""
+    group = parser.add_argument_group("starting from an encoder")
+    group.add_argument(
+        "--encoder",
+        type=str | None,
+        help="file of a network trained before: of labelproof pretrain, of another SimCLR implementation or an "
+        "ImageNet checkpoint; torchvision:NAME and timm:NAME with the extra labelproof[vision]",
+    )
+    group.add_argument("--freeze", action="store_true", help="leave the encoder as it is, train the last layer alone")
+    group.add_argument(
+        "--normalise",
+        type=str | None,
+        help="how inputs of somebody else's encoder were scaled: zero-one, minus-one-one, imagenet, cifar10, cifar100",
     )
 
 
@@ -227,9 +250,18 @@ def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) ->
     add_network(parser)
     methods = candidates(words)
     for method in methods:
-        for name in method.streams:
-            if name != "train":
-                parser.add_argument(f"--{name}", type=str, required=True, help=STREAMS.get(name, "further data"))
+        instead = value_of("--verified", words) is not None
+        for name in dict.fromkeys((*method.streams[1:], *method.optional)):
+            needed = name in method.streams and not instead
+            what = STREAMS.get(name, "further data")
+            parser.add_argument(f"--{name}", type=str if needed else str | None, required=needed, help=what)
+            if name == "clean":
+                parser.add_argument(
+                    "--verified",
+                    type=int | None,
+                    help="for experiments, in place of --clean: the true labels of that many samples, of each class "
+                    "alike, where they are known (injected noise, human labels of CIFAR)",
+                )
         default_for = [f", for {task}" for task, name in DEFAULT_METHODS.items() if name == method.name]
         title = f"options of --method {method.name}" + "".join(default_for * (len(methods) > 1))
         add_signature(parser, method, title)
@@ -239,7 +271,11 @@ def add_training(parser: Any, words: Sequence[str], skip: Sequence[str] = ()) ->
 def add_settings(parser: Any, skip: Sequence[str] = ()) -> None:
     """How to train, and where trainings that need nothing of each other run side by side."""
     add_signature(parser, Settings, "training", skip)
-    group = parser.add_argument_group("several trainings (cross-validation, INCV, noise rates)")
+    _add_launcher(parser)
+
+
+def _add_launcher(parser: Any) -> None:
+    group = parser.add_argument_group("several trainings (cross-validation, INCV, noise rates, recipes)")
     group.add_argument(
         "--jobs", type=int | None, help="so many at a time; if not given 1, or what a Ray cluster has room for"
     )
@@ -247,7 +283,7 @@ def add_settings(parser: Any, skip: Sequence[str] = ()) -> None:
     group.add_argument("--address", type=str | None, help="of a Ray cluster to join, e.g. auto (with --launcher ray)")
 
 
-def add_train(parser: Any, words: Sequence[str]) -> None:
+def _train(parser: Any, words: Sequence[str]) -> None:
     """All flags of `labelproof train`."""
     add_data(parser, required=value_of("--recipe", words) is None)
     parser.add_argument("--test", type=str | None, help="test data, if not a named set; never used for a choice")
@@ -262,6 +298,106 @@ def add_train(parser: Any, words: Sequence[str]) -> None:
     add_training(parser, words)
 
 
+def _find(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof find`."""
+    add_data(parser)
+    parser.add_argument("--out", type=str, default="issues.csv", help="where the list goes: .csv, .parquet or .json")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=0,
+        help="2 or more: that many trainings, each judging samples it has not seen; 0: the record of a single one",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    add_training(parser, words, skip=("checkpoint_every",))
+
+
+def _pretrain(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof pretrain`."""
+    add_data(parser)
+    parser.add_argument("--test", type=str | None, help="test data for the linear probe, if not a named set")
+    parser.add_argument("--out", type=str, required=True, help="the encoder: a .safetensors file")
+    parser.add_argument("--run", type=str | None, help="folder of the training; runs/DATA-pretrain-seedS if not given")
+    parser.add_argument("--resume", action="store_true", help="go on with the training in --run")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    add_network(parser)
+    add_signature(parser, Contrast, "features")
+    add_settings(parser, ("early_stopping", "patience", "validation_fraction"))
+    parser.set_defaults(epochs=100, batch_size=256, optimizer="adamw")
+
+
+def _clean(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof clean`."""
+    add_data(parser)
+    parser.add_argument("--out", type=str, required=True, help="the new file: .csv, .parquet or .npz")
+    parser.add_argument("--selection", type=str | None, help="what became of each sample: .csv, .parquet or .json")
+    parser.add_argument("--run", type=str | None, help="folder of the trainings; runs/DATA-clean-seedS if not given")
+    parser.add_argument("--resume", action="store_true", help="go on with the trainings in --run")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    add_network(parser)
+    add_signature(parser, METHODS["incv"], "selection", ("selected_noise", "warmup", "num_gradual"))
+    add_settings(parser, ("early_stopping", "validation_fraction"))
+
+
+def _theory(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof theory`."""
+    add_data(parser)
+    parser.add_argument("--noise", type=str, default="symmetric", help="kinds of noise, separated by commas")
+    parser.add_argument(
+        "--rates", type=str, default="0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1", help="noise rates, separated by commas"
+    )
+    parser.add_argument("--out", type=str | None, help="folder of the results; runs/DATA-theory-seedS if not given")
+    parser.add_argument("--resume", action="store_true", help="go on with the trainings in --out")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    add_network(parser)
+    add_settings(parser)
+
+
+def _inject(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof inject`."""
+    add_data(parser)
+    parser.add_argument("--noise", type=str, required=True, help="KIND:RATE, e.g. symmetric:0.4; kinds: docs/noise.md")
+    parser.add_argument("--include-true-class", dest="include_true_class", action="store_true",
+                        help="symmetric noise may draw the true class again, as ELR and DivideMix do")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--out", type=str, required=True, help="the new file: .csv, .parquet or .npz")
+
+
+def _demo(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof demo`."""
+    parser.add_argument("--out", type=str, default="demo-out", help="folder of the results")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions, each with its own noise")
+
+
+def _bench(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof bench`."""
+    parser.add_argument("what", type=str, nargs="?", default="", help="list, run or table")
+    parser.add_argument("name", type=str, nargs="?", help="a suite, a recipe, or a pattern such as 'elr-*'")
+    parser.add_argument("--results", type=str | None, help="folder of the result files, one per run")
+    group = parser.add_argument_group("bench run")
+    group.add_argument("--seeds", type=int | None, help="runs of each recipe; as many as the suite says, else 3")
+    group.add_argument("--dry", action="store_true", help="only print the commands")
+    group.add_argument("--quiet", action="store_true", help="print only what went wrong")
+    group.add_argument("--encoder", type=str | None, help="for recipes that need one that you have")
+    group.add_argument("--normalise", type=str | None, help="how its inputs were scaled, if its file does not say so")
+    group.add_argument("--data-dir", dest="data_dir", type=str | None, help="where named data sets lie")
+    group.add_argument("--device", type=str | None, help="auto, cpu or cuda; what the recipe says if not given")
+    _add_launcher(parser)
+    group = parser.add_argument_group("bench table")
+    group.add_argument("--out", type=str | None, help="a page, .md or .html; the screen if not given")
+
+
+def _data(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof data`."""
+    parser.add_argument("--data-dir", dest="data_dir", type=str | None, help="where to look")
+
+
+def _report(parser: Any, words: Sequence[str]) -> None:
+    """All flags of `labelproof report`."""
+    parser.add_argument("run", nargs="+", help="run folders")
+    parser.add_argument("--out", type=str | None, help="the page, an .html file; RUN/report.html if not given")
+
+
 def of_recipe(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
     """A recipe's flags as words, to stand before the words that were typed: the last one counts.
 
@@ -274,13 +410,30 @@ def of_recipe(recipe: Recipe, words: Sequence[str] = ()) -> list[str]:
     typed = value_of("--method", words)
     others = [method for method in own if method is not get_method(typed)] if typed is not None else []
     gone = {name for method in others for name in method.param_names()}
-    given = []
-    for key, value in recipe.train.items():
-        if key == "data" or key.replace("-", "_") in gone:
-            continue
+    return words_of({k: v for k, v in recipe.train.items() if k != "data" and k.replace("-", "_") not in gone})
+
+
+def words_of(given: Mapping[str, Any]) -> list[str]:
+    """Flags by name, underscores for dashes, as words of the command line.
+
+    >>> words_of({"batch_size": 64, "last_layer": False})
+    ['--batch-size=64', '--no-last-layer']
+    """
+    words = []
+    for key, value in given.items():
         flag = key.replace("_", "-")
-        given.append((f"--{flag}" if value else f"--no-{flag}") if isinstance(value, bool) else f"--{flag}={value}")
-    return given
+        words.append((f"--{flag}" if value else f"--no-{flag}") if isinstance(value, bool) else f"--{flag}={value}")
+    return words
+
+
+def recipe_words(words: Sequence[str]) -> list[str]:
+    """The flags of the recipe that is asked for, if one is."""
+    name = value_of("--recipe", words)
+    if name is None:
+        return []
+    recipe = load_recipe(name)
+    check_recipe(recipe)
+    return of_recipe(recipe, words)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -291,28 +444,47 @@ def check_recipe(recipe: Recipe) -> None:
             value.
         SystemExit: a flag is unknown or has a value of a wrong type; file and flag have been printed.
     """
-    words, origin = ["--recipe", str(recipe.path)], f"recipe {recipe.path}: "
-    parser = Parser(prog="labelproof train", allow_abbrev=False)
-    parser.origin = origin
     try:
-        words += of_recipe(recipe)
-        add_train(parser, words)
-        _check_switches(parser, recipe)
+        words = ["--recipe", str(recipe.path), *of_recipe(recipe)]
+        _check_table("train", recipe.train, words, candidates(words), recipe)
+        if recipe.pretrain is not None:
+            flags = {key: value for key, value in recipe.pretrain.items() if key != "data"}
+            words = ["DATA", "--out=encoder.safetensors", *words_of(flags)]
+            _check_table("pretrain", recipe.pretrain, words, [Contrast], recipe)
     except ValueError as error:
-        raise ValueError(f"{origin}{error}") from error
-    given = vars(parser.parse_args(words))
-    try:
-        for made in (*candidates(words), Settings):
-            made(**{name: given[name] for name in inspect.signature(made).parameters})
-    except ValueError as error:
-        raise ValueError(f"{origin}{error}") from error
+        raise ValueError(f"recipe {recipe.path}: {error}") from error
 
 
-def _check_switches(parser: Parser, recipe: Recipe) -> None:
+def _check_table(
+    command: str, flags: Mapping[str, Any], words: list[str], methods: Sequence[type[Method]], recipe: Recipe
+) -> None:
+    """Parse a table of a recipe as words of the command of its name, and make what they are the arguments of."""
+    parser = Parser(prog=f"labelproof {command}", allow_abbrev=False)
+    parser.origin = f"recipe {recipe.path}: "
+    FLAGS[command](parser, words)
     switches = {a.dest: isinstance(a, jsonargparse.ActionYesNo) for a in parser._actions}
-    for key, value in recipe.train.items():
+    for key, value in flags.items():
         switch = switches.get(key.replace("-", "_"))
         if switch and not isinstance(value, bool):
-            raise ValueError(f"train.{key}={value!r} must be true or false")
+            raise ValueError(f"{command}.{key}={value!r} must be true or false")
         if switch is False and isinstance(value, bool):
-            raise ValueError(f"train.{key} takes a value, not true or false")
+            raise ValueError(f"{command}.{key} takes a value, not true or false")
+    given = vars(parser.parse_args(words))
+    for method in methods:
+        method(**{name: given[name] for name in method.param_names()})
+    Settings(**{name: given[name] for name in inspect.signature(Settings).parameters if name in given})
+
+
+#: Makes the parser of each command that has flags, out of the words that follow it.
+FLAGS: dict[str, Callable[[Any, Sequence[str]], None]] = {
+    "demo": _demo,
+    "train": _train,
+    "pretrain": _pretrain,
+    "find": _find,
+    "clean": _clean,
+    "theory": _theory,
+    "inject": _inject,
+    "bench": _bench,
+    "data": _data,
+    "report": _report,
+}

@@ -5,6 +5,7 @@ Both faces, the estimators and the command line, go through here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -265,7 +266,11 @@ def _on_cuda(settings: Settings) -> bool:
 
 def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | TargetNoiseEstimate) -> dict[str, Any]:
     last, best = fitted.history[-1], fitted.best_epoch
-    result: dict[str, Any] = {"epochs": last["epoch"], **{k: v for k, v in last.items() if k.startswith("test_")}}
+    result: dict[str, Any] = {
+        "epochs": last["epoch"],
+        "split": _split_hash(fitted),
+        **{k: v for k, v in last.items() if k.startswith("test_")},
+    }
     metric = "rmse" if fitted.data.classes is None else "accuracy"
     if best:
         row = fitted.history[best - 1]
@@ -288,10 +293,22 @@ def _result(fitted: Fitted, issues: pd.DataFrame, noise: NoiseEstimate | TargetN
     return result
 
 
+def _split_hash(fitted: Fitted) -> str:
+    """A short hash of which samples were trained on and which were held out."""
+    h = hashlib.blake2b(digest_size=8)
+    for rows in (fitted.rows, fitted.held):
+        h.update(np.sort(rows).astype("<i8").tobytes() + b"|")
+    return h.hexdigest()
+
+
 def _peak_memory(settings: Settings) -> float | None:
     """MB of the device's memory, or of this process; `None` where the system does not say."""
     if _on_cuda(settings):
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says on Linux starts at the peak of the process that started this one
+        line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), "")
+        return round(int(line.split()[1]) / 1024, 1) if line else None
     try:
         import resource  # not on Windows
     except ImportError:

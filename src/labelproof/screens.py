@@ -48,6 +48,18 @@ def show_run(run: Any, written: Any) -> None:
     console.print(f"written to {escape(str(written))}", highlight=False, soft_wrap=True)
 
 
+def show_encoder(found: Any, written: Any) -> None:
+    """What features learned without labels are worth, and where they were written."""
+    says = {
+        "agree": "a linear probe agrees with the labels as given for",
+        "knn_agreement": "nearest neighbours agree with them for",
+        "test_accuracy": "test accuracy of the probe",
+    }
+    lines = [f"{text}  [bold]{found.result[key]:.1%}[/]" for key, text in says.items() if found.result.get(key)]
+    lines += [f"written to {escape(str(written))}", f"next: labelproof train DATA --encoder {escape(str(written))}"]
+    Console(soft_wrap=True).print("\n".join(lines), highlight=False)
+
+
 def show_selection(found: Any, samples: int, written: Any, table: Any) -> None:
     """How many samples a selection kept, and how far their labels can be trusted."""
     kept, noise = len(found.selected), found.noise

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from labelproof.core.encoder import Encoder
 from labelproof.core.method import Method
 from labelproof.data.dataset import Data
 from labelproof.engine import checkpoint
@@ -22,11 +24,20 @@ from labelproof.engine.stages import Stages, fit
 from labelproof.folders import as_json, is_first_process, opened
 from labelproof.issues import NoiseEstimate, TargetNoiseEstimate, save_issues, summarise
 from labelproof.methods import CE, INCV
+from labelproof.networks.encoders import save_encoder
 from labelproof.networks.factory import NetworkLike, as_factory, network_name
+from labelproof.procedures.contrast import Contrast
 from labelproof.procedures.cross_val import cross_val_probs, cross_val_targets
 from labelproof.procedures.incv import Selection
 from labelproof.procedures.ncv_theory import Verification, check_asked, verify
 from labelproof.runs import describe, findings
+
+
+class Pretrained(NamedTuple):
+    """What was learned without labels, and figures: the contrastive loss, and what the monitors said."""
+
+    encoder: Encoder
+    result: dict[str, Any]
 
 
 class Listed(NamedTuple):
@@ -82,6 +93,66 @@ def held_out(
     known = None if data.truth is None else (data.truth != data.y).reshape(len(data), -1).any(1)
     kind = "noise_rate" if data.classes is not None else "target_noise_rate"
     return Listed(issues, noise, {**summarise(issues, known), kind: float(noise.rate)})
+
+
+def pretrain(
+    data: Data,
+    method: Contrast,
+    network: NetworkLike,
+    settings: Settings,
+    out: Path | None = None,
+    *,
+    test: Data | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    verbose: int = 0,
+    command: str = "",
+) -> Pretrained:
+    """Train features without labels.
+
+    Args:
+        data: its labels are for the monitors alone.
+        method: how.
+        network: the name of a built-in network, or an encoder to go on from.
+        settings: how to train.
+        out: a .safetensors file for the encoder.
+        test: for the linear probe, after each epoch.
+        folder: gets `run.json`, `metrics.csv` and the checkpoints.
+        resume: go on from the last checkpoint there.
+        verbose: 0 is silent.
+        command: how to repeat it, for the record.
+
+    Raises:
+        ValueError: see `labelproof.engine.stages.fit`.
+        FileExistsError: the folder holds another run already.
+    """
+    record = {**describe(data, method, network, settings, test, command), "what": "encoder"}
+    began = time.perf_counter()
+    with opened(folder, record, resume, "--run"):
+        fitted = fit(
+            method,
+            as_factory(network, input_shape(data), data.num_classes or data.y.shape[-1]),
+            data,
+            settings,
+            test=test,
+            folder=folder,
+            resume=resume and folder is not None and checkpoint.begun(folder),
+            verbose=verbose,
+            stamp={"network": network_name(network)},
+        )
+    last = fitted.history[-1]
+    kept = ("contrast", "agree", "knn_agreement", "test_accuracy", "test_rmse")
+    result = {"epochs": last["epoch"], **{k: last[k] for k in kept if k in last}}
+    result["seconds"] = round(time.perf_counter() - began, 2)
+    if folder is not None and is_first_process():
+        write_text(folder / "run.json", as_json({**record, "status": "finished", "result": result}))
+    name = network.about.get("network") if isinstance(network, Encoder) else network_name(network)
+    found = fitted.encoder()
+    about = {"network": name, "by": method.title, "data": data.name, "n": len(data), "epochs": last["epoch"]}
+    encoder = replace(found, about={**found.about, **about})
+    if out is not None and is_first_process():
+        save_encoder(encoder, out)
+    return Pretrained(encoder, result)
 
 
 def clean(

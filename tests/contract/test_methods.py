@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +35,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cauchy": {"c": 0.5},
     "huber": {"delta": 0.5},
     "mentornet": {"noise_rate": 0.4},
+    "mw-net": {"lr_weights": 0.01, "reduction": "normalised"},
+    "simclr": {"q": 0.7, "length": 0.5},
 }
 #: Mixup pairs rows by position: batches that should be the same in another order, or twice, are compared without it.
 UNMIXED: dict[str, dict[str, Any]] = {"dividemix": {"alpha": 0.0}, "elr+": {"mixup": 0.0}}
@@ -232,6 +236,56 @@ def test_killed_and_resumed_ends_bit_identical(name: str, tmp_path: Path) -> Non
     assert same(dict(whole.evidence.state_dict()), dict(again.evidence.state_dict()))
     drop = [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history]
     assert drop == [{k: v for k, v in row.items() if k != "seconds"} for row in again.history]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if METHODS[n].optional])
+def test_makes_do_without_what_is_optional(name: str) -> None:
+    data = problem(METHODS[name], 400, noise=0.2)
+    given = streams(METHODS[name])
+    required = {k: v for k, v in given.items() if k not in METHODS[name].optional}
+    assert required.keys() != given.keys()
+    alone, beside = (fit(eager(name), factory(data), data, settings(), streams=s) for s in (required, given))
+    for result in (alone, beside):
+        assert np.isfinite(result.belief()).all()
+        assert all(np.isfinite(v) for row in result.history for v in row.values())
+    assert not np.array_equal(alone.predict(data.x), beside.predict(data.x))
+
+
+#: Ways of training that a method may forbid, as settings.
+WAYS: dict[str, dict[str, Any]] = {
+    "accumulate": {"accumulate": 2},
+    "devices": {"devices": 2},
+    "16-mixed": {"precision": "16-mixed"},
+    "compile": {"compile": True},
+}
+
+
+@pytest.mark.parametrize(("name", "way"), [(n, w) for n in NAMES for w in WAYS if w in METHODS[n].forbids])
+def test_what_it_forbids_is_refused_before_training(name: str, way: str, tmp_path: Path) -> None:
+    data = problem(METHODS[name])
+    with pytest.raises(ValueError, match=rf"^{re.escape(name)} cannot be trained with .*{way}"):
+        fit(eager(name), factory(data), data, settings(**WAYS[way]), folder=tmp_path, streams=streams(METHODS[name]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "accumulate" not in METHODS[n].forbids])
+def test_gradients_are_accumulated(name: str) -> None:
+    """A step for every two batches: half as many changes of the first network, and everything stays finite."""
+    moved = []
+
+    class Counted(METHODS[name]):  # type: ignore[misc]
+        def after_step(self, nets: Any, batch: Any, now: Any) -> None:
+            moved.append(nets[0].state_dict()["1.weight"].clone())
+            super().after_step(nets, batch, now)
+
+    Counted.__name__ = METHODS[name].__name__
+    data = problem(METHODS[name], 128)
+    how = settings(epochs=1, batch_size=16, accumulate=2)
+    known = {"transition": (np.eye(3) * 0.4 + 0.2).tolist()}  # else two trainings would be counted
+    known = {k: v for k, v in known.items() if k in METHODS[name].param_names()}
+    r = fit(Counted(**{**eager(name).get_params(), **known}), factory(data), data, how, streams=streams(METHODS[name]))
+    assert len(moved) == math.ceil(math.ceil(len(r.rows) / 16) / 2)
+    assert all(torch.isfinite(w).all() for w in moved)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in BASELINES])

@@ -93,7 +93,7 @@ def test_an_unreadable_image_is_named(tmp_path, broken):
             r"columns image, thumb of images.parquet each hold images.*image_column= \(--image-column\)",
         ),
         ({"image": [png(0), None, *[png(i) for i in range(4)]]}, r"column 'image' .* has 1 missing value, .* row 1"),
-        ({"image": ["nowhere.png"] * 6}, r"nowhere.png \(row 0 of images.parquet\) does not exist"),
+        ({"image": ["nowhere.png"] * 6}, r"nowhere.png \(row 0 of images.parquet\) does not exist: put it there, or"),
     ],
 )
 def test_unfit_image_tables_are_refused(tmp_path, columns, message):
@@ -123,6 +123,26 @@ def test_images_too_large_for_memory_are_decoded_as_they_are_used(tmp_path):
         assert copy[row].flags.writeable  # torch warns about arrays that are not
     with pytest.raises(IndexError):
         copy[6]
+
+
+def test_images_of_a_declared_mode_are_not_opened_first(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    paths = [tmp_path / name for name in ("nowhere.jpg", "broken.jpg", "deep.png")]
+    files = ImageFiles([*paths, png(1, mode="L")], origin="list.txt", image_size=(4, 6), mode="RGB")
+    assert (files.shape, files[3].shape) == ((3, 4, 6), (3, 4, 6))
+    with pytest.raises(FileNotFoundError, match=r"nowhere.jpg \(row 0 of list.txt\) does not exist: put it there"):
+        files[0]
+    with pytest.raises(ValueError, match=r"cannot read image .*broken.jpg: not an image"):
+        files[1]
+    with pytest.raises(ValueError, match=r"deep.png has more than 8 bits per channel"):
+        files[2]
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", None), ("CMYK", 8)])
+def test_a_declared_mode_takes_a_size(mode, size):
+    with pytest.raises(ValueError, match=rf"mode='{mode}' must be 'L' or 'RGB', with an image_size \(now {size}\)"):
+        ImageFiles([png(1)], mode=mode, image_size=size)
 
 
 @settings(max_examples=30, deadline=None)

@@ -329,7 +329,7 @@ def test_columns_that_make_no_features_are_refused(tmp_path):
         ValueError, match=r"column 'when' of t.parquet holds Timestamp values.*drop=\['when'\] \(--drop when\)"
     ):
         read(tmp_path / "t.parquet")
-    pq.write_table(pa.table({"v": [[1.0], [2.0]], "label": ["a", "b"]}), tmp_path / "t.parquet")
+    pq.write_table(pa.table({"v": [["a"], ["b"]], "label": ["a", "b"]}), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"column 'v' of t.parquet holds ndarray values"):
         read(tmp_path / "t.parquet")
 

@@ -6,16 +6,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from labelproof.core.encoder import Encoder, Started, body
+from labelproof.core.task import Task
 from labelproof.engine.settings import Settings
 from labelproof.engine.stages import fit
 from labelproof.engine.training import Training
 from labelproof.methods import METHODS
-from tests.toy import Offsets, blobs, factory, line, problem, same, settings, streams
+from labelproof.procedures.contrast import Contrast
+from tests.toy import Offsets, blobs, factory, line, mlp, problem, same, settings, streams
 
-CASES = {**METHODS, "offsets": Offsets}
+
+class Unnormalised(Contrast):
+    """Pre-training with a projection free of BatchNorm, which is of each process's part alone."""
+
+    name = ""
+
+    def setup(self, task: Task, num_samples: int, network: nn.Module) -> None:
+        super().setup(task, num_samples, network)
+        self.g = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
+
+
+CASES = {name: kind for name, kind in METHODS.items() if "devices" not in kind.forbids}
+CASES |= {"offsets": Offsets, "contrast": Unnormalised}
 #: Methods for both tasks are run on classes above; here on targets, as those for regression alone are already.
 ON_TARGETS = {f"{name} on targets": METHODS[name] for name in ("prl-l", "trimmed")}
 CASES |= ON_TARGETS
@@ -25,6 +41,9 @@ GIVEN = {"transition": [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]}
 #: Mixup pairs rows of the same rank, by position: two processes form other pairs than one.
 UNMIXED = {"mixup": 0.0}
 OPTIONS: dict[str, dict[str, Any]] = {"forward": GIVEN, "backward": GIVEN, "elr+": UNMIXED, "dividemix": {"alpha": 0.0}}
+#: From an encoder, frozen or not.
+STARTED = {f"{name} from {what}": METHODS[name] for name in ("ce", "co-teaching") for what in ("encoder", "frozen")}
+CASES |= STARTED
 DISPUTED = {"warmup": 1}  # two of three epochs on samples in dispute
 OPTIONS |= {"co-teaching+": DISPUTED, "decoupling": DISPUTED}
 
@@ -40,8 +59,10 @@ def run(devices: int) -> dict[str, dict[str, torch.Tensor]]:
         data, test = problem(kind, 128, noise=0.2), problem(kind, 51, seed=7)
         if name in ON_TARGETS:
             data, test = line(128, outliers=0.2), line(51, seed=7)
-        method = kind(**OPTIONS.get(name, {}))
-        r = fit(method, factory(data), data, how(devices), test=test, streams=streams(kind))
+        method, make = kind(**OPTIONS.get(name, {})), factory(data)
+        if name in STARTED:
+            make = Started(make, encoder(frozen=name.endswith("frozen")))
+        r = fit(method, make, data, how(devices), test=test, streams=streams(kind))
         states[name] = {
             **{f"nets.{k}": v for k, v in r.nets.state_dict().items()},
             **{f"method.{k}": v for k, v in r.method.state_dict().items()},
@@ -49,6 +70,30 @@ def run(devices: int) -> dict[str, dict[str, torch.Tensor]]:
             **{k: torch.tensor(float(v)) for k, v in r.history[-1].items() if k != "seconds"},
         }
     return states
+
+
+def encoder(*, frozen: bool) -> Encoder:
+    """Of the toy network, the same on each process."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        weights = {name: t.detach().clone() for name, t in body(mlp(8, 3)).items()}
+    return Encoder(weights, torch.zeros(8), torch.ones(8), frozen=frozen)
+
+
+def drawn(devices: int) -> list[torch.Tensor]:
+    """What this process is given of each batch, balanced: of class 2 there is little."""
+    seen = []
+
+    class Watched(METHODS["ce"]):  # type: ignore[misc]
+        def loss(self, nets: Any, batch: Any, now: Any) -> Any:
+            seen.append(batch.index.clone())
+            return super().loss(nets, batch, now)
+
+    data = blobs(128)
+    few = np.sort(np.r_[np.flatnonzero(data.y != 2), np.flatnonzero(data.y == 2)[:5]])
+    part = data.take(few)
+    fit(Watched(), factory(part), part, settings(devices=devices, sampling="balanced", epoch_samples=64))
+    return seen
 
 
 def once(devices: int) -> bool:
@@ -121,7 +166,7 @@ def resumed(out: Path) -> dict[str, bool]:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     found = {"states": run(2), "visits": ragged(2), "one_epoch": once(2), "resumed": resumed(out)}
-    found["estimated"], found["mixed"] = estimated(2), mixed(2)
+    found["estimated"], found["mixed"], found["drawn"] = estimated(2), mixed(2), drawn(2)
     torch.save(found, out / f"rank{torch.distributed.get_rank()}.pt")
 
 

@@ -23,10 +23,6 @@ class Named(OneByOne):
     name = "one-by-one"
 
 
-class Odd(Method):
-    forbids = frozenset({"batchnorm", "dropuot"})
-
-
 @pytest.mark.parametrize(
     ("layer", "name"),
     [
@@ -64,7 +60,8 @@ def test_the_remedy_names_what_there_is():
 
 @pytest.mark.parametrize("name", [name for name in networks.available() if name == "mlp" or name.endswith("-gn")])
 def test_the_networks_of_the_remedy_pass(name):
-    check_network(networks.build(name, (1, 28, 28), 3), OneByOne(), (1, 28, 28), 3)
+    shape = (1, 75, 75)  # the fewest pixels that all take
+    check_network(networks.build(name, shape, 3), OneByOne(), shape, 3)
 
 
 @pytest.mark.parametrize(
@@ -72,16 +69,6 @@ def test_the_networks_of_the_remedy_pass(name):
 )
 def test_other_norms_pass(layer):
     check_network(nn.Sequential(layer, nn.Flatten()), OneByOne(), (4, 2, 2), 16)
-
-
-def test_a_kind_of_layer_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"^Odd forbids 'dropuot', which is no kind of layer: there are batchnorm$"):
-        check_network(nn.Linear(4, 3), Odd(), (4,), 3)
-
-
-def test_methods_forbid_known_kinds():
-    for method in METHODS.values():
-        assert method.forbids <= {"batchnorm"}
 
 
 def test_a_network_is_left_in_its_mode():

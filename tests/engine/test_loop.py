@@ -280,7 +280,7 @@ def test_endless_feeds_resume_in_the_middle() -> None:
         ({"batch_size": 0}, r"batch_size=0 must lie in \[1, inf\)"),
         ({"lr": -1.0}, r"lr=-1\.0 must lie in \(0, inf\)"),
         ({"validation_fraction": 1.0}, r"validation_fraction=1\.0 must lie in \[0, 1\)"),
-        ({"optimizer": "sdg"}, r"unknown optimizer 'sdg': did you mean 'sgd'\? There are: adam, adamw, sgd"),
+        ({"optimizer": "sdg"}, r"unknown optimizer 'sdg': did you mean 'sgd'\? There are: adam, adamw, lars, sgd"),
         ({"precision": "fp16"}, "unknown precision 'fp16'"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"augment": "flip"}, r"unknown augment 'flip': did you mean 'crop-flip'\?"),

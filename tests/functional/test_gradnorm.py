@@ -76,6 +76,7 @@ def test_channels_last(name: str, how: str) -> None:
 
 NETWORKS = {"mlp": (8, 8), **{name: (28, 28) for name in lp.networks.available() if name.endswith("-gn")}}
 NETWORKS |= {name: (8, 8) for name in NETWORKS if name.startswith(("resnet", "preact"))}
+NETWORKS |= {name: (32, 32) for name in NETWORKS if "imagenet" in name} | {"inception-resnet-v2-gn": (75, 75)}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -29,10 +29,12 @@ def training(name: str, side: int, *, channels: int = 2) -> nn.Module:
 
 
 def side_of(name: str) -> int:
-    return 28 if name.startswith("cnn9") else 8
+    if name.startswith("inception"):
+        return 75
+    return 32 if "imagenet" in name else 28 if name.startswith("cnn9") else 8
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (16, 16), (32, 32), (64, 32), (512, 32)])
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (16, 16), (32, 32), (48, 16), (80, 16), (64, 32), (512, 32)])
 def test_group_norm_against_numpy(channels, groups):
     norm = group_norm(channels)
     nn.init.normal_(norm.weight)
@@ -46,7 +48,7 @@ def test_group_norm_against_numpy(channels, groups):
 
 @pytest.mark.parametrize("name", GN)
 def test_names_and_shapes_of_the_parameters_are_those_of_the_plain_network(name):
-    with_groups, plain = (networks.build(n, (3, 32, 32), 5) for n in (name, name.removesuffix("-gn")))
+    with_groups, plain = (networks.build(n, (3, 75, 75), 5) for n in (name, name.removesuffix("-gn")))
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in with_groups.modules())
     assert not list(with_groups.buffers())
     shapes = [{key: p.shape for key, p in net.named_parameters()} for net in (with_groups, plain)]
@@ -103,13 +105,15 @@ def test_channels_last_computes_the_same(name):
     rounding = 1e-6
     if name.startswith(("resnet32-keras", "resnet110")):  # biases before a norm have nothing but rounding, of the whole
         rounding = 1e-7 * torch.cat([g.flatten() for g in gradients]).norm()
+    # Groups of few numbers, one after another in these, make more of it; in float64 all agree to 1e-13.
+    share = 2e-2 if name.startswith(("resnet50", "inception")) else 1e-3
     for parameter, gradient in zip(net.parameters(), gradients, strict=True):
-        assert (parameter.grad - gradient).norm() <= 1e-3 * gradient.norm() + rounding
+        assert (parameter.grad - gradient).norm() <= share * gradient.norm() + rounding
 
 
 @pytest.mark.parametrize("name", networks.available())
 def test_the_layout_with_channels_last_is_for_networks_without_groups(name):
-    assert networks.build(name, (1, 28, 28), 2).channels_last == (name not in GN)
+    assert networks.build(name, (1, 75, 75), 2).channels_last == (name not in GN)
 
 
 def test_a_black_image_is_safe():

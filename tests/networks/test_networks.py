@@ -9,10 +9,14 @@ from torch import nn
 
 from labelproof import networks
 
-PLAIN = ["cnn", "cnn9", "resnet18", "resnet32", "resnet32-keras", "resnet34", "preact-resnet18", "resnet110"]
+SMALL = ["cnn", "cnn9", "resnet18", "resnet32", "resnet32-keras", "resnet34", "preact-resnet18"]
+SMALL += ["resnet50", "resnet110"]
+LARGE = ["resnet18-imagenet", "resnet34-imagenet", "resnet50-imagenet", "inception-resnet-v2"]
+PLAIN = SMALL + LARGE
 GN = [f"{name}-gn" for name in PLAIN]
 CONV = PLAIN + GN
 SMALLEST = dict.fromkeys(CONV, 8) | {"cnn": 4, "cnn9": 28, "cnn9-gn": 28}
+SMALLEST |= {name: 75 if name.startswith("inception") else 32 for n in LARGE for name in (n, f"{n}-gn")}
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +81,9 @@ def test_each_stage_has_its_published_size(stages, sizes):
 @pytest.mark.parametrize("name", networks.available())
 @pytest.mark.parametrize("num_outputs", [1, 7])
 def test_forward_is_head_of_features(name, num_outputs):
-    net = networks.build(name, (3, 28, 33), num_outputs).eval()
-    x = torch.randn(2, 3, 28, 33)
+    side = max(28, SMALLEST.get(name, 0))
+    net = networks.build(name, (3, side, side + 5), num_outputs).eval()
+    x = torch.randn(2, 3, side, side + 5)
     with torch.no_grad():
         features = net.features(x)
         assert features.shape == (2, net.head.in_features)
@@ -99,8 +104,8 @@ def test_smallest_image_trains(name):
 @pytest.mark.parametrize("name", CONV)
 def test_image_below_the_smallest_is_refused_with_the_remedy(name):
     side = SMALLEST[name] - 1
-    with pytest.raises(ValueError, match=rf"{name}.*at least {side + 1}x{side + 1} pixels, not {side}x40.*image_size="):
-        networks.build(name, (1, side, 40), 3)
+    with pytest.raises(ValueError, match=rf"{name}.*at least {side + 1}x{side + 1} pixels, not {side}x90.*image_size="):
+        networks.build(name, (1, side, 90), 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (3, 15, 31), (1, 28, 28), (3, 32, 32), (3, 65, 40)])
@@ -112,8 +117,9 @@ def test_the_grid_of_the_small_cnn_fits_every_image(shape):
 
 @pytest.mark.parametrize("name", networks.available())
 def test_evaluation_is_repeatable(name):
-    net = networks.build(name, (1, 28, 28), 4).eval()
-    x = torch.randn(2, 1, 28, 28)
+    side = max(28, SMALLEST.get(name, 0))
+    net = networks.build(name, (1, side, side), 4).eval()
+    x = torch.randn(2, 1, side, side)
     with torch.no_grad():
         torch.testing.assert_close(net(x), net(x), rtol=0, atol=0)
 
@@ -184,7 +190,7 @@ def test_numpy_integers_are_accepted():
 
 def test_available_describes_every_network():
     about = networks.available()
-    assert list(about) == ["mlp", *CONV]
+    assert list(about) == ["linear", "mlp", *CONV]
     assert all(line and "\n" not in line for line in about.values())
     assert about["cnn"].endswith("; images from 4x4")
     assert about["cnn-gn"] == "cnn with GroupNorm for BatchNorm; images from 8x8"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from labelproof.core.encoder import Encoder
 from labelproof.core.nets import Nets
 from labelproof.core.task import Task
 from labelproof.core.types import Batch, Clock, Loss
@@ -69,6 +70,7 @@ class Fit(Protocol):
         stage: str = "",
         length: float = 1.0,
         streams: Mapping[str, Any] | None = None,
+        encoder: Encoder | None = None,
         **changes: Any,
     ) -> Any:
         """Train `method` on `data`.
@@ -79,6 +81,7 @@ class Fit(Protocol):
             stage: name of a training before the last one; its checkpoints get a folder of that name.
             length: share of the run's epochs it takes, at least one epoch.
             streams: data for the method's `own_streams`, by name.
+            encoder: what the networks start from, e.g. that of an earlier stage (`Fitted.encoder`).
             changes: settings this training does differently, e.g. `early_stopping=True`.
 
         Returns:
@@ -89,6 +92,11 @@ class Fit(Protocol):
     def seed(self) -> int:
         """Of the run, for what a procedure draws itself."""
         return 0
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the streams that the user gave."""
+        return frozenset()
 
     def all(self, plans: Sequence[Planned]) -> list[Any]:
         """Several trainings that need nothing of each other, side by side where the run has processes for them.
@@ -134,8 +142,8 @@ class Run(Protocol):
     def backward(self, value: Tensor) -> None:
         """Accumulate gradients of a scalar."""
 
-    def step(self) -> None:
-        """Clip per network and step every optimiser, once enough batches are accumulated."""
+    def step(self, *names: str) -> None:
+        """Clip per network and step the optimisers of these names, or all, once enough batches are accumulated."""
 
 
 class Method(nn.Module):
@@ -150,9 +158,11 @@ class Method(nn.Module):
         views: kinds of augmentation, one per view of each sample: `"weak"` is that of the run's settings, `"strong"`
             adds an automatic augmentation policy (images) or masking noise (rows).
         streams: feeds it needs; `"train"` always, others arrive in `batch.side`.
+        optional: streams it makes do without.
         own_streams: feeds its `run` may give to `fit`, of which the user knows nothing; they arrive there as well.
         partial_graph: whether some parameters get no gradient in some steps (data-parallel wrappers must know).
-        forbids: layer kinds it cannot work with, e.g. `{"batchnorm"}`; refused before training with the remedy.
+        forbids: what it cannot work with, refused before training with the remedy: a kind of layer (`"batchnorm"`) or
+            a way of training (`"devices"`: more than one, `"accumulate"`, `"16-mixed"`, `"compile"`).
     """
 
     name: ClassVar[str] = ""
@@ -164,6 +174,7 @@ class Method(nn.Module):
     twins: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ("weak",)
     streams: ClassVar[tuple[str, ...]] = ("train",)
+    optional: ClassVar[tuple[str, ...]] = ()
     own_streams: ClassVar[tuple[str, ...]] = ()
     partial_graph: ClassVar[bool] = False
     forbids: ClassVar[frozenset[str]] = frozenset()
@@ -199,14 +210,18 @@ class Method(nn.Module):
     def after_step(self, nets: Nets, batch: Batch, now: Clock) -> None:
         """Called after each optimiser step, e.g. to move the twins."""
 
-    def after_epoch(self, nets: Nets, scan: Scan, now: Clock) -> None:
+    def after_epoch(self, nets: Nets, scan: Scan, now: Clock) -> Mapping[str, float] | None:
         """Called after each epoch.
 
         Args:
             nets: the networks.
             scan: `scan(f)` runs `f` over plain batches of all training samples, see `Scan`.
             now: the clock at the end of the epoch.
+
+        Returns:
+            Figures for the epoch's row of `metrics.csv`, if there are any.
         """
+        return None
 
     def side_batch_size(self, stream: str, batch_size: int, rows: int, side_rows: int) -> int:
         """Samples of a side stream in each step: as many as of the training data.

@@ -46,9 +46,16 @@ class Nets(nn.Module):
         return iter(self.peers)
 
     def train(self, mode: bool = True) -> Nets:
-        """Peers follow `mode`; twins stay in evaluation mode, for a forward pass of theirs must not move statistics."""
+        """Peers follow `mode`; twins stay in evaluation mode, for a forward pass of theirs must not move statistics.
+
+        So does all but the last layer of a network that is `frozen` (`labelproof.core.encoder.freeze`).
+        """
         super().train(mode)
         self.twins.eval()
+        for peer in self.peers:
+            if getattr(peer, "frozen", False):
+                peer.eval()
+                last_layer(peer).train(mode)
         return self
 
     @torch.no_grad()

@@ -22,14 +22,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from labelproof.core.registry import lookup
+from labelproof.data import webly
 from labelproof.data.dataset import Data
+from labelproof.data.images import MAX_BYTES
 from labelproof.data.official import (
+    IMAGENET_CLASSES,
     Pair,
     cached,
     read_cifar_binary,
     read_cifar_python,
     read_human_labels,
     read_image_table,
+    read_imagenet32,
     read_mnist,
 )
 
@@ -100,6 +104,7 @@ class _Images(NamedTuple):
     test: int
     locate: Callable[[Path, str], _Found | None]  # of a folder and a split
     remote: Callable[[str], tuple[str, ...]]  # the files of a split that can be downloaded
+    source: str = ""  # how to get what cannot be
 
 
 class _Human(NamedTuple):
@@ -156,6 +161,17 @@ def _locate_cifar(folder: Path, split: str, *, classes: int) -> _Found | None:
     return _locate_table(folder / f"cifar{classes}", split)
 
 
+def _locate_imagenet32(folder: Path, split: str) -> _Found | None:
+    names = [f"train_data_batch_{i}" for i in range(1, 11)] if split == "train" else ["val_data"]
+    inside = f"Imagenet32_{'train' if split == 'train' else 'val'}"
+    for place in (folder / base / part for base in ("", "imagenet32") for part in ("", inside, f"{inside}_npz")):
+        for ending in ("", ".npz"):
+            files = tuple(place / f"{name}{ending}" for name in names)
+            if any(file.is_file() for file in files):
+                return _Found(files, partial(read_imagenet32, files), slow=False)
+    return None
+
+
 def _locate_table(folder: Path, split: str) -> _Found | None:
     path = folder / f"{split}.parquet"
     return _Found((path,), partial(read_image_table, path), slow=True) if path.is_file() else None
@@ -174,6 +190,15 @@ _IMAGES = {
     ),
     "cifar100": _Images(
         CIFAR100, 50_000, 10_000, partial(_locate_cifar, classes=100), lambda split: ("cifar-100-binary.tar.gz",)
+    ),
+    "imagenet32": _Images(
+        tuple(range(IMAGENET_CLASSES)),
+        1_281_167,
+        50_000,
+        _locate_imagenet32,
+        lambda split: (),
+        "the 32x32 images (train_data_batch_1 to _10 and val_data, pickles or .npz), for which "
+        "https://image-net.org/download-images asks you to log in",
     ),
 }
 _HUMAN = {
@@ -196,12 +221,18 @@ _ROWS = {
     "uci/protein": _Rows("RMSD", 45_730),
 }
 
-NAMES = ("digits", *_IMAGES, *_HUMAN, *_ROWS)
+NAMES = ("digits", *_IMAGES, *_HUMAN, *webly.NAMES, *_ROWS)
 """Every name that `load` knows."""
 
 
 def load(
-    name: str, *, split: str = "train", data_dir: str | os.PathLike[str] | None = None, download: bool = True
+    name: str,
+    *,
+    split: str = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    image_size: int | tuple[int, int] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Data:
     """A named data set.
 
@@ -215,21 +246,32 @@ def load(
         split: "train" or "test". The parts of `digits` and of the UCI sets are drawn with a fixed seed.
         data_dir: folder to look in first.
         download: whether to download what is not found.
+        image_size: for photographs of mixed sizes (Clothing1M, WebVision): resize them to this many pixels a side, or
+            to (height, width); 224 if `None`.
+        max_bytes: decode photographs into memory up to this size (4 GiB); beyond it they are decoded as they are used.
 
     Returns:
         The data: images `(N, C, H, W)` uint8 with their class names, or rows `(N, D)` float32 with targets `(N, 1)`.
         The training part of CIFAR-N has human labels, and the clean ones as its truth.
 
     Raises:
-        ValueError: unknown name or split, a damaged file, or human labels in another order than the images.
+        ValueError: unknown name or split, a damaged file, human labels in another order than the images, or an
+            `image_size` for images that are of one size.
         FileNotFoundError: it was not found; the message names the folders and says what to do.
     """
     lookup("data set", name, dict.fromkeys(NAMES))
     if split not in ("train", "test"):
         raise ValueError(f"split={split!r} must be 'train' or 'test'")
+    if image_size is not None and name not in webly.NAMES:
+        raise ValueError(
+            f"image_size={image_size!r} means nothing for the named data set {name}: leave image_size= (--image-size) "
+            f"out; it is for {', '.join(webly.NAMES)}"
+        )
     if name == "digits":
         return _digits(split)
     places = _places(data_dir, download=download)
+    if name in webly.NAMES:
+        return webly.load(name, split=split, folders=places.folders, image_size=image_size, max_bytes=max_bytes)
     if name in _ROWS:
         return _load_rows(name, split, places)
     if name in _HUMAN:
@@ -253,6 +295,8 @@ def available(*, data_dir: str | os.PathLike[str] | None = None) -> pd.DataFrame
     for name in NAMES:
         if name == "digits":
             rows.append((name, "8x8 grey images", 1438, 359, 10, "inside scikit-learn"))
+        elif name in webly.NAMES:
+            rows.append(webly.row(name, places.folders))
         elif name in _ROWS:
             held = round(_ROWS[name].rows * _UCI_TEST)
             path = _find_rows(name, places)
@@ -297,7 +341,8 @@ def _where(name: str, places: _Places) -> str:
     labels = _find_human(human, places) if human else None
     if found is None or (human and labels is None):
         what = "images" if found is None else "human labels"
-        return f"{what} not found: downloaded when first used"
+        source = _IMAGES[human.images if human else name].source
+        return f"{what} not found: " + ("unpack them into --data-dir" if source else "downloaded when first used")
     return str(labels if labels else found.files[0])
 
 
@@ -309,7 +354,7 @@ def _pair(name: str, split: str, places: _Places) -> tuple[Pair, Path]:
         _download(name, images.remote(split), places)
         found = _find(name, split, places)
     if found is None:
-        raise _missing(name, images.remote(split), places)
+        raise _missing(name, images.remote(split), places, source=images.source)
     pair = cached(found.files, places.cache / "decoded", found.read) if found.slow else found.read()
     if len(pair.x) != len(pair.y) or not len(pair.y) or not 0 <= pair.y.min() <= pair.y.max() < len(images.classes):
         raise ValueError(
@@ -428,10 +473,10 @@ def _download(name: str, files: tuple[str, ...], places: _Places) -> None:
 
 
 def _missing(
-    name: str, files: tuple[str, ...], places: _Places, *, failure: Exception | None = None
+    name: str, files: tuple[str, ...], places: _Places, *, failure: Exception | None = None, source: str = ""
 ) -> FileNotFoundError:
     looked = " and ".join(str(folder.resolve()) for folder in places.folders)
-    sources = ", ".join(REMOTE[file][0] + file for file in files)
+    sources = source or ", ".join(REMOTE[file][0] + file for file in files)
     told = f"and the download failed ({type(failure).__name__}: {failure})" if failure else "and nothing was downloaded"
     return FileNotFoundError(
         f"{name} was not found in {looked}, {told}. Either name the folder that holds it with --data-dir (data_dir=) "

@@ -17,14 +17,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from labelproof.core.types import Batch
+from labelproof.data.contrast import Contrast
 from labelproof.data.dataset import MapStyle
 from labelproof.data.seeds import generator, seeded
+from labelproof.data.strata import Strata
 from labelproof.data.strong import Strong
 from labelproof.data.transforms import Standardise, crop_flip
 from labelproof.functional.ranks import rank, world_size
 
 #: Kinds of view: as the run's `augment` has it, and with a policy or masking noise on top.
-VIEWS = ("weak", "strong")
+VIEWS = ("weak", "strong", "contrast")
 
 
 class Feed(Protocol):
@@ -78,18 +80,23 @@ class _Base:
         views: Sequence[str] = ("weak",),
         augment: str = "none",
         span: tuple[float, float] = (0.0, 255.0),
+        pool: Tensor | None = None,
+        balanced: int | None = None,
     ) -> None:
         if isinstance(views, str) or not set(views) <= set(VIEWS):
             raise ValueError(f"views={views!r} must be a tuple of names out of {', '.join(VIEWS)}")
         self.rows, self.device, self.seed, self.views, self.augment = rows, device, seed, views, augment
         self.strong = Strong(standardise, seed=seed, span=span)
-        self.bounds = batch_bounds(len(rows), batch_size, world_size())
+        self.contrast = Contrast(standardise, seed=seed, span=span, pool=pool, flip=augment == "crop-flip")
+        self.strata = None if balanced is None else Strata(y[rows], balanced)
+        self.bounds = batch_bounds(len(rows) if balanced is None else balanced, batch_size, world_size())
         self.steps = len(self.bounds)
         self.standardise = standardise
         self.target = from_array(y).to(device)
 
     def _order(self, epoch: int) -> Tensor:
-        order = torch.randperm(len(self.rows), generator=generator(self.seed, "shuffle", epoch))
+        rng = generator(self.seed, "shuffle", epoch)
+        order = torch.randperm(len(self.rows), generator=rng) if self.strata is None else self.strata.draw(rng)
         return torch.from_numpy(self.rows)[order]
 
     def _parts(self, start: int) -> list[slice]:
@@ -112,6 +119,8 @@ class _Base:
     def _view(self, raw: Tensor, kind: str, at: tuple[int, int, int]) -> Tensor:
         lo, hi = self.bounds[at[1]]
         part, joint = slice(rank() * len(raw), (rank() + 1) * len(raw)), hi - lo
+        if kind == "contrast":  # with a crop of its own
+            return self.contrast(raw, at=at, part=part, joint=joint)
         if self.augment != "none":
             rng = generator(self.seed, "augment", *at)
             pad, flip = max(1, raw.shape[-1] // 8), self.augment == "crop-flip"
@@ -137,9 +146,11 @@ class DeviceFeed(_Base):
         batch_size: samples per joint batch, over all ranks.
         seed: of shuffling and augmentation.
         views: kinds of the augmented versions of each sample: `"weak"` is `augment` alone, `"strong"` adds what
-            `labelproof.data.strong` describes.
+            `labelproof.data.strong` describes, `"contrast"` is that of `labelproof.data.contrast`.
         augment: `"none"`, `"crop"` or `"crop-flip"`.
-        span: smallest and largest value of images, between which strong views stay.
+        span: smallest and largest value of images, between which strong and contrast views stay.
+        pool: `(M, D)` raw rows whose values replace those of contrast views.
+        balanced: so many samples make an epoch, of each class the same number; each sample once if `None`.
 
     Raises:
         ValueError: a view of another kind is asked for.

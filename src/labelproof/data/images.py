@@ -42,13 +42,16 @@ class ImageFiles:
         sources: a path or the encoded bytes (PNG, JPEG ...) of each image.
         origin: what bytes came from, for messages ("train.parquet").
         image_size: resize to this many pixels a side, or to (height, width); `None` takes them as they are.
+        mode: "L" or "RGB" to have them all so, without opening a million files to see what they are. Takes an
+            `image_size`. A missing or broken file is then told of when it is used.
 
     Attributes:
         shape: `(C, H, W)` of every image.
         nbytes: what all of them take, decoded.
 
     Raises:
-        ValueError: an image cannot be read, holds more than 8 bits per channel, or is of another size than the rest.
+        ValueError: an image cannot be read, holds more than 8 bits per channel, or is of another size than the rest;
+            `mode` is given without `image_size`.
         FileNotFoundError: a file does not exist.
 
     >>> from labelproof.data.images import ImageFiles, to_png
@@ -63,16 +66,18 @@ class ImageFiles:
         *,
         origin: str = "the data",
         image_size: int | tuple[int, int] | None = None,
+        mode: str | None = None,
     ) -> None:
-        if not sources:
+        if not len(sources):
             raise ValueError(f"{origin} holds no images")
+        if mode not in (None, "L", "RGB") or (mode is not None and image_size is None):
+            raise ValueError(f"mode={mode!r} must be 'L' or 'RGB', with an image_size (now {image_size!r}), or None")
         self.sources, self.origin = sources, origin
         self.size = _as_size(image_size)
-        headers = _in_threads(self._header, len(sources))
-        grey = all(header.mode in _GREY for header in headers)
-        self.mode = "L" if grey else "RGB"
+        headers = _in_threads(self._header, len(sources)) if mode is None else []
+        self.mode = mode or ("L" if all(header.mode in _GREY for header in headers) else "RGB")
         height, width = self.size or self._common_size(headers)
-        self.shape = (1 if grey else 3, height, width)
+        self.shape = (1 if self.mode == "L" else 3, height, width)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -103,20 +108,31 @@ class ImageFiles:
     def where(self, index: int) -> str:
         """What to call an image in a message: its path, or its row."""
         source = self.sources[index]
-        return f"row {index} of {self.origin}" if isinstance(source, bytes) else str(source)
+        return self.row(index) if isinstance(source, bytes) else str(source)
+
+    def row(self, index: int) -> str:
+        """Where an image stands in what lists it."""
+        return f"row {index} of {self.origin}"
 
     def _open(self, index: int) -> Image.Image:
         source = self.sources[index]
         try:
-            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"image {self.where(index)} (row {index} of {self.origin}) does not exist"
+                f"image {self.where(index)} ({self.row(index)}) does not exist: put it there, or take it out of the "
+                "list"
             ) from None
         except Exception as error:  # as above
             raise ValueError(
                 f"cannot read image {self.where(index)}: not an image, or a broken one ({error})"
             ) from error
+        if image.mode.startswith(_DEEP):
+            raise ValueError(
+                f"image {self.where(index)} has more than 8 bits per channel (mode {image.mode}): "
+                "scale it to 8 bits first, since how much of its range matters is for you to say"
+            )
+        return image
 
     def _converted(self, image: Image.Image) -> Image.Image:
         if self.size is None:
@@ -127,11 +143,6 @@ class ImageFiles:
 
     def _header(self, index: int) -> _Header:
         with self._open(index) as image:
-            if image.mode.startswith(_DEEP):
-                raise ValueError(
-                    f"image {self.where(index)} has more than 8 bits per channel (mode {image.mode}): "
-                    "scale it to 8 bits first, since how much of its range matters is for you to say"
-                )
             return _Header(image.height, image.width, image.mode)
 
     def _common_size(self, headers: list[_Header]) -> tuple[int, int]:
@@ -155,7 +166,11 @@ def load_images(
     max_bytes: int = MAX_BYTES,
 ) -> NDArray[np.uint8] | ImageFiles:
     """Images as one `(N, C, H, W)` uint8 array, or as `ImageFiles` if that would take more than `max_bytes`."""
-    files = ImageFiles(sources, origin=origin, image_size=image_size)
+    return in_memory(ImageFiles(sources, origin=origin, image_size=image_size), max_bytes)
+
+
+def in_memory(files: ImageFiles, max_bytes: int = MAX_BYTES) -> NDArray[np.uint8] | ImageFiles:
+    """The images decoded, `(N, C, H, W)`, or `files` as they are if that would take more than `max_bytes`."""
     return files if files.nbytes > max_bytes else files.to_array()
 
 

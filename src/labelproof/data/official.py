@@ -1,4 +1,4 @@
-"""The files that MNIST, CIFAR and CIFAR-N are published as, read without trusting them.
+"""The files that MNIST, CIFAR, CIFAR-N and ImageNet32 are published as, read without trusting them.
 
 Formats: http://yann.lecun.com/exdb/mnist/ (IDX), https://www.cs.toronto.edu/~kriz/cifar.html (binary and Python
 versions) and https://github.com/UCSC-REAL/cifar-10-100n (human labels). Pickles among them are read by unpicklers that
@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from labelproof.data.atomic import atomically
 from labelproof.data.images import ImageFiles
 
+IMAGENET_CLASSES = 1000
 _SIDE, _PIXELS = 32, 3 * 32 * 32
 _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]  # the name of its module differs between NumPy 1 and 2
 
@@ -88,12 +89,77 @@ def read_cifar_python(container: Path, names: Sequence[str], label_key: bytes) -
     xs, ys = [], []
     for name, raw in _members(container, names):
         try:
-            batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+            batch = unpickled(io.BytesIO(raw))
             xs.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, _SIDE, _SIDE))
             ys.append(np.asarray(batch[label_key], dtype=np.int64))
         except Exception as error:  # a broken pickle raises anything
             raise ValueError(f"{name} in {container} is not a CIFAR batch ({error}): download it again") from error
     return Pair(np.concatenate(xs), np.concatenate(ys))
+
+
+def read_imagenet32(files: Sequence[Path]) -> Pair:
+    """Downsampled ImageNet out of its batches: dictionaries of `data` `(n, 3072)` and `labels`, 1 to 1000.
+
+    Format: https://patrykchrabaszcz.github.io/Imagenet32/, pickles or .npz files. The 3.9 GB of the training part are
+    read batch by batch into their final place.
+
+    Args:
+        files: the batches, in order.
+
+    Returns:
+        Images and labels, the labels from 0 on.
+
+    Raises:
+        ValueError: a file is missing or damaged, is no such dictionary, or asks for more than arrays, numbers and text.
+    """
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise ValueError(f"{files[0].parent} lacks {', '.join(missing)}: download it again")
+    x = np.empty((sum(map(_most_rows, files)), 3, _SIDE, _SIDE), dtype=np.uint8)  # what is not written takes no memory
+    labels: list[NDArray[np.int64]] = []
+    end = 0
+    for path in files:
+        data, codes = _imagenet32_batch(path)
+        x[end : end + len(data)] = data.reshape(-1, 3, _SIDE, _SIDE)
+        end += len(data)
+        labels.append(codes - 1)
+    return Pair(x[:end], np.concatenate(labels))
+
+
+def _most_rows(path: Path) -> int:
+    """At most how many images a batch can hold, going by its size."""
+    if path.suffix != ".npz":
+        return path.stat().st_size // _PIXELS
+    with _naming(path), zipfile.ZipFile(path) as archive:
+        return archive.getinfo("data.npy").file_size // _PIXELS
+
+
+def _imagenet32_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    with _naming(path), path.open("rb") as stream:
+        if path.suffix == ".npz":
+            with np.load(stream, allow_pickle=False) as archive:
+                data, labels = archive["data"], archive["labels"]
+        else:  # Python 2 wrote its keys as bytes
+            batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in unpickled(stream).items()}
+            data, labels = batch["data"], batch["labels"]
+        codes = np.asarray(labels).reshape(-1).astype(np.int64)
+        if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS or data.shape[0] != len(codes):
+            raise ValueError(
+                f"it holds data {data.dtype} {data.shape} and {len(codes)} labels, not uint8 (n, {_PIXELS}) and n"
+            )
+        wrong = np.flatnonzero((codes < 1) | (codes > IMAGENET_CLASSES))
+        if len(wrong):
+            raise ValueError(f"label {codes[wrong[0]]} in row {wrong[0]} is not within 1 and {IMAGENET_CLASSES}")
+    return data, codes
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Any error as one that names the file."""
+    try:
+        yield
+    except Exception as error:  # a broken pickle raises anything
+        raise ValueError(f"{path} is not a batch of ImageNet32 ({error}): download it again") from error
 
 
 def read_image_table(path: Path) -> Pair:
@@ -154,6 +220,16 @@ def cached(files: Sequence[Path], folder: Path, build: Callable[[], Pair]) -> Pa
 
 def _codes(values: Any) -> NDArray[np.int64]:
     return np.asarray(values).reshape(-1).astype(np.int64)
+
+
+def unpickled(stream: IO[bytes]) -> Any:
+    """What a pickle of plain values holds; text of Python 2 comes as bytes.
+
+    Raises:
+        pickle.UnpicklingError: it asks for anything but arrays, numbers, text and containers. A broken pickle raises
+            anything.
+    """
+    return _Unpickler(stream, encoding="bytes").load()
 
 
 class _Unpickler(pickle.Unpickler):

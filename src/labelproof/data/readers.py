@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from labelproof.core.registry import did_you_mean
 from labelproof.data import catalog
 from labelproof.data.dataset import Data
+from labelproof.data.embeddings import holds_vectors, vectors
 from labelproof.data.files import (
     CSV,
     NPZ,
@@ -54,6 +55,7 @@ class _Options:
     label: str | None
     id_column: str | None
     image_column: str | None
+    embedding_column: str | None
     image_size: int | tuple[int, int] | None
     truth: str | None
     drop: Sequence[str]
@@ -96,6 +98,7 @@ def read(
     label: str | None = None,
     id_column: str | None = None,
     image_column: str | None = None,
+    embedding_column: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     truth: str | None = None,
     drop: Sequence[str] = (),
@@ -107,8 +110,9 @@ def read(
     r"""A labelled data set out of a file, a folder or a name.
 
     - **CSV** (`.csv`, `.csv.gz`) and **Parquet** (`.parquet`, `.pq`): either feature columns, or one column of images,
-      as bytes or as paths relative to the file. Numbers stay as they are, booleans become 0 and 1, text with up to 50
-      distinct values becomes one 0/1 column per value. Beside images, other columns are not used.
+      as bytes or as paths relative to the file, or one column of vectors (embeddings). Numbers stay as they are,
+      booleans become 0 and 1, text with up to 50 distinct values becomes one 0/1 column per value. Beside images or
+      vectors, other columns are not used.
     - **.npz**: arrays `x` (or `X`) and `y`, and `ids` if there are any. Images are `(N, H, W)`, `(N, H, W, C)` or
       `(N, C, H, W)` of uint8, C = 1 or 3.
     - **A folder** with one folder of images per class; ids are paths inside it.
@@ -121,7 +125,9 @@ def read(
         id_column: column that names each sample; else one called `id`, else the row numbers. As in the labels, numbers
             with leading zeros ("007") are text.
         image_column: column of images, if it is not plain which one.
-        image_size: resize images to this many pixels a side, or to (height, width).
+        embedding_column: column that holds a vector of numbers per row, if it is not plain which one.
+        image_size: resize images to this many pixels a side, or to (height, width). Clothing1M and WebVision, of mixed
+            sizes, are resized to 224 if it is `None`.
         truth: column of true labels, where they are known: coded like the labels, used only to measure.
         drop: columns to leave out of the features. `label_original`, which `write_table` adds, never is one, nor is an
             index that pandas wrote into a CSV.
@@ -149,7 +155,9 @@ def read(
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
-    options = _Options(label, id_column, image_column, image_size, truth, tuple(drop), task, max_bytes, like)
+    options = _Options(
+        label, id_column, image_column, embedding_column, image_size, truth, tuple(drop), task, max_bytes, like
+    )
     if isinstance(source, str) and source in catalog.NAMES:
         return _read_named(source, options, data_dir)
     path = Path(source)
@@ -175,8 +183,9 @@ def _unreadable(path: Path, source: str) -> Exception:
 
 
 def _read_named(name: str, options: _Options, data_dir: str | os.PathLike[str] | None) -> Data:
-    options.refuse(f"the named data set {name}", "label", "id_column", "image_column", "image_size", "truth", "drop")
-    data = catalog.load(name, data_dir=data_dir)
+    refused = ("label", "id_column", "image_column", "embedding_column", "truth", "drop")
+    options.refuse(f"the named data set {name}", *refused)
+    data = catalog.load(name, data_dir=data_dir, image_size=options.image_size, max_bytes=options.max_bytes)
     kind = "regression" if data.classes is None else "classification"
     if options.task not in ("auto", kind):
         raise ValueError(f"task={options.task!r} does not fit the named data set {name}, which is a {kind}")
@@ -205,15 +214,7 @@ def _read_table(path: Path, options: _Options) -> Data:
     rest = frame[[name for name in frame.columns if name not in unused]]
     if like:
         rest = rest[[name for name in rest.columns if name in {*like, *text_columns(rest.columns, like)}]]
-    image = _image_column(rest, column(rest, options.image_column, "image_column", origin), origin)
-    x: NDArray[Any] | ImageFiles
-    if image is not None:
-        sources = _image_sources(rest[image], path)
-        x = load_images(sources, origin=origin, image_size=options.image_size, max_bytes=options.max_bytes)
-        columns: list[str] = []
-    else:
-        options.refuse(f"{origin}, which has no image column", "image_size")
-        x, columns = feature_matrix(rest, origin=origin, like=like or None)
+    x, columns = _table_inputs(rest, path, options)
     return Data(
         x=x,
         y=labels.y,
@@ -225,6 +226,30 @@ def _read_table(path: Path, options: _Options) -> Data:
         target_name=label,
         **_given_ids(None if id_column is None else ids_of(frame[id_column], origin)),
     )
+
+
+def _table_inputs(rest: pd.DataFrame, path: Path, options: _Options) -> tuple[NDArray[Any] | ImageFiles, list[str]]:
+    """Images, vectors or features out of the columns beside labels and ids, and the names of features."""
+    name, kind = _input_column(rest, options, path.name)
+    if kind == "image":
+        sources = _image_sources(rest[name], path)
+        images = load_images(sources, origin=path.name, image_size=options.image_size, max_bytes=options.max_bytes)
+        return images, []
+    options.refuse(f"{path.name}, which has no image column", "image_size")
+    if kind == "embedding":
+        return _fitting(vectors(rest[name], origin=path.name), name, path.name, options.like), []
+    like = () if options.like is None else options.like.columns
+    return feature_matrix(rest, origin=path.name, like=like or None)
+
+
+def _fitting(x: NDArray[np.float32], name: str, origin: str, like: Data | None) -> NDArray[np.float32]:
+    known = None if like is None or not isinstance(like.x, np.ndarray) else like.x.shape[1:]
+    if known not in (None, x.shape[1:]):
+        raise ValueError(
+            f"column {name!r} of {origin} holds vectors of {x.shape[1]} numbers, and the training data has inputs of "
+            f"shape {known}: both must come from one model; name the column with embedding_column= (--embedding-column)"
+        )
+    return x
 
 
 def _as_written(frame: pd.DataFrame, path: Path, options: _Options, label: str, id_column: str | None) -> pd.DataFrame:
@@ -252,15 +277,26 @@ def _given_ids(ids: NDArray[Any] | None) -> dict[str, Any]:
     return {} if ids is None else {"ids": ids}
 
 
-def _image_column(frame: pd.DataFrame, asked: str | None, origin: str) -> str | None:
-    if asked is not None:
-        return asked
-    found = [str(name) for name, values in frame.items() if _holds_images(values)]
-    if len(found) > 1:
+def _input_column(frame: pd.DataFrame, options: _Options, origin: str) -> tuple[str, str]:
+    """The column that holds all of the input, and whether "image" or "embedding"; nothing twice if none does."""
+    holds = {"image": _holds_images, "embedding": holds_vectors}
+    names = {kind: column(frame, getattr(options, f"{kind}_column"), f"{kind}_column", origin) for kind in holds}
+    asked = [(name, kind) for kind, name in names.items() if name is not None]
+    if len(asked) > 1:
         raise ValueError(
-            f"columns {listed(found)} of {origin} each hold images: choose one with image_column= (--image-column)"
+            f"image_column={asked[0][0]!r} (--image-column) and embedding_column={asked[1][0]!r} (--embedding-column) "
+            "were both given: only one column can be the input"
         )
-    return found[0] if found else None
+    found = asked or [
+        (str(name), kind) for kind, test in holds.items() for name, values in frame.items() if test(values)
+    ]
+    if len(found) > 1:
+        what = " or ".join(dict.fromkeys("images" if kind == "image" else "vectors" for _, kind in found))
+        choices = " or ".join(f"{kind}_column= (--{kind}-column)" for kind in dict.fromkeys(kind for _, kind in found))
+        raise ValueError(
+            f"columns {listed([name for name, _ in found])} of {origin} each hold {what}: choose one with {choices}"
+        )
+    return found[0] if found else ("", "")
 
 
 def _holds_images(values: pd.Series[Any]) -> bool:
@@ -295,7 +331,7 @@ def _image_sources(values: pd.Series[Any], path: Path) -> list[Path | bytes]:
 
 
 def _read_npz(path: Path, options: _Options) -> Data:
-    options.refuse(path.name, "image_column", "image_size", "drop")
+    options.refuse(path.name, "image_column", "embedding_column", "image_size", "drop")
     arrays = read_arrays(path)
     options = options.within(arrays)
     x_name = "X" if "X" in arrays and "x" not in arrays else "x"
@@ -372,7 +408,8 @@ def _many_targets(given: NDArray[Any], origin: str, task: str) -> NDArray[Any]:
 
 
 def _read_folder(folder: Path, options: _Options) -> Data:
-    options.refuse(f"the image folder {folder}", "label", "id_column", "image_column", "truth", "drop")
+    refused = ("label", "id_column", "image_column", "embedding_column", "truth", "drop")
+    options.refuse(f"the image folder {folder}", *refused)
     if options.task == "regression":
         raise ValueError(f"task='regression' does not fit {folder}: a folder per class makes a classification")
     paths = class_folders(folder)

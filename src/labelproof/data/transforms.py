@@ -30,6 +30,13 @@ class Standardise(nn.Module):
         self.register_buffer("scale", scale.float().reshape(shape))
 
     @classmethod
+    def scaled(cls, mean: Tensor, scale: Tensor, dims: int) -> Standardise:
+        """`(x - mean) * scale`, with the scale as it is."""
+        made = cls(mean, torch.ones_like(scale), dims)
+        made.scale.copy_(scale.reshape(made.scale.shape))
+        return made
+
+    @classmethod
     def fit(cls, x: NDArray[np.generic] | Tensor, rows: NDArray[np.int64] | None = None) -> Standardise:
         """From the given rows of `(N, D)` or `(N, C, H, W)` inputs."""
         x = np.asarray(x)

@@ -27,7 +27,7 @@ from labelproof.data.files import (
     read_arrays,
     read_frame,
 )
-from labelproof.data.images import to_png
+from labelproof.data.images import ImageFiles, to_png
 from labelproof.data.tables import column, ids_of, listed, plain
 
 ORIGINAL = "label_original"
@@ -49,9 +49,9 @@ def write_table(
 
     All other columns come out with the values and types they had (in a CSV: the same text). So do labels that did not
     change. CSV and Parquet may be turned into each other; an .npz stays one. An image folder and a named data set of
-    images become Parquet with columns `image` (the bytes of each file; PNG for a named set), `label`, `label_original`
-    and `id`. Paths to images are copied as they are, so they hold in the folder of `source` only. The file is written
-    beside its final place and moved there when complete.
+    images become Parquet with columns `image` (the bytes of each file; PNG for a named set; of Clothing1M and WebVision
+    the full path), `label`, `label_original` and `id`. Paths to images in a table are copied as they are, so they hold
+    in the folder of `source` only. The file is written beside its final place and moved there when complete.
 
     Args:
         source: what `data` was read from, as given to `read`.
@@ -186,11 +186,15 @@ def _write_npz(origin: Path, data: Data, target: Path, id_column: str | None, or
 
 
 def _named(name: str, data: Data, original: str | None, data_dir: str | os.PathLike[str] | None) -> pd.DataFrame:
-    source = catalog.load(name, data_dir=data_dir)
+    source = catalog.load(name, data_dir=data_dir, max_bytes=0)
     rows = _rows(source.ids, len(source), data, name)
     old = source.y if source.classes is None else source.classes[source.y]
-    x = cast("NDArray[Any]", source.x)[rows]
-    frame = pd.DataFrame(x, columns=list(source.columns)) if x.ndim == 2 else pd.DataFrame({"image": map(to_png, x)})
+    if isinstance(source.x, ImageFiles):  # photographs stay where they are
+        frame = pd.DataFrame({"image": [str(Path(source.x.where(row)).resolve()) for row in rows]})
+    else:
+        x = cast("NDArray[Any]", source.x)[rows]
+        images = x.ndim > 2
+        frame = pd.DataFrame({"image": map(to_png, x)} if images else x, columns=None if images else [*source.columns])
     return _with_labels(frame, source.ids[rows], old.reshape(-1).tolist(), rows, data, original)
 
 

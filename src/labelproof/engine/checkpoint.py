@@ -17,6 +17,8 @@ import torch
 
 #: Settings that came later, and what runs did before: checkpoints from then do not name them.
 LATER = {"momentum_schedule": "constant"}
+#: Settings that change how fast a run is, and nothing of what is in its checkpoints.
+FREE = ("compile",)
 LAST, BEFORE = "last.ckpt", "previous.ckpt"
 
 
@@ -87,6 +89,7 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if before is not None and asked is not None:
         check_same({"method": stored.get("method"), **before}, {"method": now.get("method"), **asked})
     stored = {**{k: v for k, v in LATER.items() if k in now}, **stored}
-    differ = [f"{k}={now.get(k)!r} (was {stored.get(k)!r})" for k in {**stored, **now} if stored.get(k) != now.get(k)]
+    names = [k for k in {**stored, **now} if k not in FREE]
+    differ = [f"{k}={now.get(k)!r} (was {stored.get(k)!r})" for k in names if stored.get(k) != now.get(k)]
     if differ:
         raise ValueError(f"cannot resume: the run was started with other settings: {'; '.join(sorted(differ))}")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from labelproof.core.encoder import Encoder, body
 from labelproof.core.method import Method
 from labelproof.core.nets import Nets
 from labelproof.core.task import Task
@@ -101,6 +102,12 @@ class Fitted:
         """Pickles leave the training inputs out, a model must not carry its data about, and open where no GPU is."""
         state = {name: _on_host(value) for name, value in vars(self).items()}
         return {**state, "data": replace(self.data, x=np.empty((len(self.data), 0), dtype=np.float32))}
+
+    def encoder(self) -> Encoder:
+        """The (first) network without its last layer, with how its inputs are scaled, on the host."""
+        weights = {name: t.detach().cpu().clone() for name, t in body(self.nets[0]).items()}
+        s = self.standardise
+        return Encoder(weights, s.mean.flatten().cpu(), s.scale.flatten().cpu(), self.top, {"in_shape": self.shape})
 
     def belief(self) -> NDArray[np.floating[Any]]:
         """`(N, O)` what the run holds each sample's label to be, in the user's units for regression.

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from labelproof.core.method import Method
+from labelproof.engine.settings import Settings
 
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {"batchnorm": (nn.modules.batchnorm._BatchNorm,)}
 _REMEDY = {
@@ -23,17 +24,35 @@ def name_of(method: Method) -> str:
     return method.name or type(method).__name__
 
 
+def check_ways(method: Method, settings: Settings) -> None:
+    """Refuse what the method cannot be trained with.
+
+    Raises:
+        ValueError: `forbids` names a way of training that the settings ask for, or something unknown.
+    """
+    asked = {
+        "devices": settings.devices > 1 and f"devices={settings.devices}: train it on one device",
+        "accumulate": settings.accumulate > 1 and f"accumulate={settings.accumulate}: give a larger batch_size instead",
+        "16-mixed": settings.precision == "16-mixed" and "precision='16-mixed': use 'bf16-mixed' or '32-true'",
+        "compile": settings.compile and "compile=True: it looks inside the network; leave compile out",
+    }
+    for name in sorted(method.forbids):
+        if name not in {**KINDS, **asked}:
+            known = ", ".join(sorted({**KINDS, **asked}))
+            raise ValueError(f"{name_of(method)} forbids {name!r}, which nobody knows: there are {known}")
+        if why := asked.get(name):
+            raise ValueError(f"{name_of(method)} cannot be trained with {why}")
+
+
 def check_network(network: nn.Module, method: Method, shape: tuple[int, ...], num_outputs: int) -> None:
     """Try the network on one zero input of each kind it will meet.
 
     Raises:
-        ValueError: the method forbids one of its layers or a kind that is none of `KINDS`, the network rejects inputs
-            of this shape, or its outputs have another shape than `(B, num_outputs)`.
+        ValueError: the method forbids one of its layers, the network rejects inputs of this shape, or its outputs have
+            another shape than `(B, num_outputs)`.
     """
     who = name_of(method)
-    for kind in sorted(method.forbids):
-        if kind not in KINDS:
-            raise ValueError(f"{who} forbids {kind!r}, which is no kind of layer: there are {', '.join(sorted(KINDS))}")
+    for kind in sorted(method.forbids & set(KINDS)):
         for name, module in network.named_modules():
             if isinstance(module, KINDS[kind]):
                 layer = f"{type(module).__name__} {name}".strip()

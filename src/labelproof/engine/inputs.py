@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labelproof.core.encoder import Encoder
 from labelproof.core.method import STREAMS, Method
 from labelproof.core.task import Classification, Regression, Task
 from labelproof.data.dataset import Data
@@ -25,6 +26,7 @@ from labelproof.engine.settings import Settings
 from labelproof.functional.ranks import world_size
 
 LEAST_TARGETS, LARGEST = 3, 1e300  # rows of a regression; the size of a target
+_RATIO = 4  # of the largest values of images and of those an encoder was trained on: beyond, a warning
 _SAMPLED = 2048  # items of a streamed data set from which mean, standard deviation and range are taken
 
 
@@ -42,6 +44,7 @@ class Inputs:
         given: labels of all rows as networks see them: `(N,)` codes or `(N, D)` targets in robust units.
         train, valid, test, side: the feeds.
         test_data: the test set.
+        top: the largest value of the images, of streamed ones as far as they were looked at.
     """
 
     task: Task
@@ -56,16 +59,12 @@ class Inputs:
     test: Feed | None
     test_data: Data | None
     side: dict[str, Feed]
+    top: float | None
 
     @property
     def metric(self) -> str:
         """What `score` gives."""
         return "accuracy" if self.scale is None else "rmse"
-
-    @property
-    def top(self) -> float | None:
-        """The largest value of images in memory."""
-        return _top(self.data)
 
     def score(self, data: Data, index: Tensor, prob: Tensor) -> float:
         """Accuracy, or root mean squared error in the user's units, against the labels of `data`."""
@@ -94,8 +93,11 @@ def prepare(
     streams: Mapping[str, Data],
     settings: Settings,
     device: torch.device,
+    encoder: Encoder | None = None,
 ) -> Inputs:
     """Check, split and standardise, and build the feeds.
+
+    Inputs are scaled as those of the encoder that the networks start from, if they do.
 
     Raises:
         ValueError: method, data and test data do not fit together.
@@ -105,7 +107,9 @@ def prepare(
     rows, held = _split(data, settings)
     _check(data, test, rows, held, settings)
     known, which = (data.x, rows) if isinstance(data.x, np.ndarray) else (_sample(data, rows, settings.seed), None)
-    standardise = Standardise.fit(known, which).to(device)
+    top = _top(data) if data.is_array else float(known.max()) if len(input_shape(data)) == 3 else None
+    standardise = Standardise.fit(known, which) if encoder is None else _scaling(encoder, data, top)
+    standardise = standardise.to(device)
     scale = None if data.classes is not None else TargetScale.fit(data.y[rows])
     if scale is not None:
         _warn_of(scale, data.y[rows])
@@ -126,8 +130,12 @@ def prepare(
             "views": views,
             "augment": settings.augment if settings.augment != "auto" else ("crop-flip" if colour else "none"),
         }
-        if "strong" in views:
+        if views != ("weak",):
             common["span"] = float(known.min()), float(known.max())
+        if "contrast" in views and len(input_shape(of)) == 1:
+            common["pool"] = torch.as_tensor(known[_spread(rows) if which is not None else slice(None)]).to(device)
+        if settings.sampling == "balanced" and of is data and part is rows:
+            common["balanced"] = settings.epoch_samples or len(rows)
         if isinstance(of.x, np.ndarray) and of.x.nbytes <= settings.resident_bytes:
             return DeviceFeed(of.x, codes(of).numpy(), part, **common)
         return StreamFeed(cast(Any, of.x), codes(of).numpy(), part, workers=settings.workers, **common)
@@ -151,7 +159,32 @@ def prepare(
         test=feed(test, np.arange(len(test)), settings.seed) if test is not None else None,
         test_data=test,
         side={name: side(name, d) for name, d in streams.items()},
+        top=top,
     )
+
+
+def _scaling(encoder: Encoder, data: Data, top: float | None) -> Standardise:
+    """How the inputs of an encoder are scaled.
+
+    Raises:
+        ValueError: it was trained on inputs of other channels or columns, or on another scale.
+    """
+    shape = input_shape(data)
+    if len(encoder.mean) != shape[0]:
+        name = encoder.about.get("name", "the encoder")
+        raise ValueError(
+            f"{name} was trained on inputs of {len(encoder.mean)} channels or columns, and one of {data.name} has "
+            f"{shape[0]}"
+        )
+    if top is not None and encoder.top is not None:
+        check_scale(top, encoder.top)
+        if not 1 / _RATIO < top / encoder.top < _RATIO:
+            warnings.warn(
+                f"images of {data.name} go up to {top:.4g}, those the encoder was trained on to {encoder.top:.4g}: if "
+                "that is another scale, give them on the encoder's",
+                stacklevel=5,
+            )
+    return Standardise.scaled(encoder.mean, encoder.scale, len(shape))
 
 
 def _task(method: Method, data: Data) -> Task:
@@ -193,9 +226,9 @@ def _check_streams(method: Method, data: Data, streams: Mapping[str, Data]) -> N
                 f"fit(X, y, {name}=(X_{name}, y_{name})) in Python"
             )
     for name, side in streams.items():
-        if name in method.own_streams:
+        if name in method.own_streams and name not in method.optional:
             continue
-        if name not in wanted:
+        if name not in (*wanted, *method.optional):
             raise ValueError(f"method {name_of(method)} has no use for {name}: leave it out")
         _check_like(data, side, name)
         if len(side) < 2 * world_size():  # of which BatchNorm needs two on each
@@ -204,9 +237,12 @@ def _check_streams(method: Method, data: Data, streams: Mapping[str, Data]) -> N
             warnings.warn(
                 f"{name} is the training data itself, wrong labels included: nothing in it was verified", stacklevel=5
             )
-        if side.classes is not None and (absent := _absent(side, np.arange(len(side)))):
-            warnings.warn(
-                f"{name} has no sample of the class {_few(absent)}: nothing is learned about its labels", stacklevel=5
+        never = set(_absent(data, data.trained)) if data.classes is not None else set()
+        absent = [] if side.classes is None else [c for c in _absent(side, np.arange(len(side))) if c not in never]
+        if absent:
+            raise ValueError(
+                f"{name} ({side.name}) has no sample of the class {_few(absent)}, so that nothing is learned about its "
+                "labels: add some of each class"
             )
 
 
@@ -227,8 +263,13 @@ def digest(data: Data) -> str:
 
 def _sample(data: Data, rows: NDArray[np.int64], seed: int) -> Tensor:
     """Some inputs of a streamed data set, spread over the training rows, to take statistics from."""
-    some = rows[np.linspace(0, len(rows) - 1, min(_SAMPLED, len(rows))).astype(int)]
-    return torch.stack([load_item(data.x, int(i), seed) for i in some])
+    return torch.stack([load_item(data.x, int(i), seed) for i in _spread(rows)])
+
+
+def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Some of the rows, from the first to the last."""
+    some: NDArray[np.int64] = rows[np.linspace(0, len(rows) - 1, min(_SAMPLED, len(rows))).astype(int)]
+    return some
 
 
 def _check(data: Data, test: Data | None, rows: NDArray[np.int64], held: NDArray[np.int64], settings: Settings) -> None:

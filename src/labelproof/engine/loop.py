@@ -32,7 +32,7 @@ from labelproof.data.seeds import derive
 from labelproof.engine import checkpoint
 from labelproof.engine.evidence import Evidence, Tally
 from labelproof.engine.fitted import Fitted
-from labelproof.engine.guards import check_network
+from labelproof.engine.guards import check_network, check_ways
 from labelproof.engine.inputs import Inputs, digest, input_shape, prepare
 from labelproof.engine.launch import launch
 from labelproof.engine.logs import Progress, tensorboard_writer, write_metrics
@@ -40,7 +40,7 @@ from labelproof.engine.settings import Settings
 from labelproof.engine.stopping import EarlyStopping
 from labelproof.engine.training import Training, scan
 
-#: From the number of the peer to a freshly initialised network.
+#: From the number of the peer to its network, freshly initialised; or, if it has an `encoder`, started from that.
 Factory = Callable[[int], nn.Module]
 
 
@@ -65,6 +65,7 @@ def fit_once(
     """
     if folder is None and (resume or tensorboard):
         raise ValueError("resume and tensorboard need a folder")
+    check_ways(method, settings)
     fabric = launch(settings, method)
     everything = {**settings.asdict(), **(stamp or {})}
     if folder is not None:
@@ -72,7 +73,8 @@ def fit_once(
         everything |= {name: digest(side) for name, side in (streams or {}).items()}
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # dropout and weight initialisation draw from torch's generators
-        inputs = prepare(method, data, test, streams or {}, settings, fabric.device)
+        encoder = getattr(factory, "encoder", None)
+        inputs = prepare(method, data, test, streams or {}, settings, fabric.device, encoder)
         loop = _Loop(fabric, deepcopy(method), factory, inputs, settings, folder)
         if resume and folder is not None:
             state = checkpoint.load(folder)
@@ -172,12 +174,12 @@ class _Loop:
         began, inputs = time.perf_counter(), self.inputs
         now = self.training.clock(self.epoch, inputs.train.steps)
         self.training.share_buffers()
-        self.method.after_epoch(self.training.nets, partial(self._scan, inputs.train), now)
+        figures = self.method.after_epoch(self.training.nets, partial(self._scan, inputs.train), now) or {}
         if not self.saw_plain:  # one evaluation pass stands in for the predictions training did not show
             index, prob = self._scan(inputs.train, self._predict)
             self.evidence.record(index, prob, joint=True)
             self.tally.predictions(index, prob, self.evidence.given[index])
-        row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.training.lr, **self.tally.read()}
+        row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.training.lr, **self.tally.read(), **figures}
         if not math.isfinite(row["loss"]):
             raise ValueError(
                 f"training diverged in epoch {row['epoch']}: the loss is {row['loss']}; lower lr={self.settings.lr} "
@@ -226,12 +228,12 @@ class _Loop:
 
     def result(self) -> Fitted:
         """The run's end: under early stopping the best epoch's networks, else the last's."""
-        inputs, nets = self.inputs, self.training.nets
+        inputs = self.inputs
         if self.stopping.weights:
             self.training.module.load_state_dict(self.stopping.weights, strict=False)
         return Fitted(
             method=self.method,
-            nets=nets.eval(),
+            nets=self.training.plain_nets(),
             task=inputs.task,
             data=inputs.data,
             rows=inputs.rows,

@@ -15,9 +15,10 @@ from labelproof.core.storage import parse_memory
 from labelproof.core.types import Clock
 
 #: Default learning rate and weight decay of each optimiser.
-OPTIMIZERS = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}
+OPTIMIZERS = {"sgd": (0.02, 5e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2), "lars": (1.0, 1e-6)}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
+SAMPLINGS = ("all", "balanced")
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Settings:
     Args:
         epochs: passes over the training data.
         batch_size: samples per step, over all devices; at most the number of training samples.
-        lr: learning rate; by default 0.02 for sgd and 0.001 for adam and adamw.
-        optimizer: sgd, adam or adamw.
-        momentum: of sgd; of adam and adamw the first beta.
-        weight_decay: by default 0.0005 for sgd, 0 for adam and 0.01 for adamw.
+        lr: learning rate; by default 0.02 for sgd, 0.001 for adam and adamw, and 1 for lars.
+        optimizer: sgd, adam, adamw, or lars (made for large batches).
+        momentum: of sgd and lars; of adam and adamw the first beta.
+        weight_decay: by default 0.0005 for sgd, 0 for adam, 0.01 for adamw and 0.000001 for lars.
         schedule: of the learning rate: constant; cosine; linear:80 (full until epoch 80, then down to 0);
             multistep:40,80:0.01 (times 0.01 after epochs 40 and 80); restarts:10; each also after warmup:5+. cosine:0.1
             and restarts:10:0.1 end at that share.
@@ -47,11 +48,16 @@ class Settings:
             weights of its best epoch.
         patience: epochs to wait for an improvement.
         augment: auto (crop and flip for colour images, none otherwise), none, crop or crop-flip.
+        sampling: all (each sample once per epoch), or balanced (the same number of each class, chosen anew in each
+            epoch; of rare classes samples repeat).
+        epoch_samples: with balanced sampling, how many samples make an epoch; by default as many as there are.
         workers: processes that load streamed data; 0 loads in the training process.
         memory: how the rows of per-sample state (ELR's targets, the record of predictions) are kept: dense, fp16,
             bf16, cpu, mmap (a file in the run's folder), mmap:DIR, or topk:50 (the 50 largest of many classes).
         resident_bytes: data up to this size is kept on the device, larger data is streamed.
         checkpoint_every: steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
+        compile: compile the networks with torch.compile; on a GPU it pays after the first minute. A run may be resumed
+            with or without it.
 
     Raises:
         ValueError: a value is out of range or unknown; the message says what is allowed.
@@ -75,10 +81,13 @@ class Settings:
     early_stopping: bool = False
     patience: int = 10
     augment: str = "auto"
+    sampling: str = "all"
+    epoch_samples: int | None = None
     workers: int = 0
     memory: str = "dense"
     resident_bytes: int = 2 * 1024**3
     checkpoint_every: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for f in fields(self):  # NumPy's scalars would make checkpoints that weights_only cannot read
@@ -88,6 +97,10 @@ class Settings:
                 raise ValueError(f"{f.name}={value!r} must be a whole number")
         for name in ("epochs", "batch_size", "accumulate", "devices", "patience"):
             in_range(name, getattr(self, name), 1, float("inf"), closed="left")
+        if self.epoch_samples is not None:
+            in_range("epoch_samples", self.epoch_samples, 2, float("inf"), closed="left")
+            if self.sampling != "balanced":
+                raise ValueError(f"epoch_samples={self.epoch_samples} is for sampling='balanced': give that as well")
         for name in ("lr", "clip"):
             if getattr(self, name) is not None:
                 in_range(name, getattr(self, name), 0, float("inf"), closed="neither")
@@ -97,7 +110,12 @@ class Settings:
         in_range("weight_decay", self.weight_decay or 0.0, 0, float("inf"), closed="left")
         in_range("validation_fraction", self.validation_fraction or 0.0, 0, 1, closed="left")
         lr, decay = lookup("optimizer", self.optimizer, OPTIMIZERS)
-        for name, table in (("precision", PRECISIONS), ("augment", AUGMENTATIONS), ("device", ("auto", "cpu", "cuda"))):
+        for name, table in (
+            ("precision", PRECISIONS),
+            ("augment", AUGMENTATIONS),
+            ("sampling", SAMPLINGS),
+            ("device", ("auto", "cpu", "cuda")),
+        ):
             lookup(name, getattr(self, name), dict.fromkeys(table))
         parse_schedule(self.schedule)
         self._check_momentum()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelproof.core.encoder import Encoder, Started
 from labelproof.core.method import Fit, Method, Planned
 from labelproof.data.dataset import Data
 from labelproof.engine import checkpoint
@@ -79,6 +80,8 @@ def fit(
     )
     fitted: Fitted = method.run(stages, data)
     last = fitted.history[-1]["seconds"]
+    if isinstance(factory, Started) and factory.match is not None:
+        stages.note(f"started from {factory.encoder.about.get('name', 'an encoder')}: {factory.match}")
     return replace(
         fitted,
         notes=stages.notes,
@@ -144,9 +147,10 @@ class Stages(Fit):
         stage: str = "",
         length: float = 1.0,
         streams: Mapping[str, Data] | None = None,
+        encoder: Encoder | None = None,
         **changes: Any,
     ) -> Fitted:
-        training = self._training(Planned(method, data, stage, length, changes), streams)
+        training = self._training(Planned(method, data, stage, length, changes), streams, encoder)
         fitted: Fitted = training(0, verbose=self.verbose, tensorboard=self.tensorboard)
         self.seconds[stage] = fitted.history[-1]["seconds"]
         return fitted
@@ -154,6 +158,10 @@ class Stages(Fit):
     @property
     def seed(self) -> int:
         return self.settings.seed
+
+    @property
+    def given(self) -> frozenset[str]:
+        return frozenset(self.streams or {})
 
     def all(self, plans: Sequence[Planned]) -> list[Fitted]:
         if self.launcher is None or len(plans) < 2:
@@ -166,14 +174,19 @@ class Stages(Fit):
         self.seconds.update({p.stage: f.history[-1]["seconds"] for p, f in zip(plans, found, strict=True)})
         return found
 
-    def _training(self, p: Planned, streams: Mapping[str, Data] | None = None) -> Callable[..., Fitted]:
+    def _training(
+        self, p: Planned, streams: Mapping[str, Data] | None = None, encoder: Encoder | None = None
+    ) -> Callable[..., Fitted]:
         """The training as a function of how often it was tried before, to be called here or in another process."""
+        changes = dict(p.changes)
+        if "batch_size" in changes:  # a procedure knows nothing of devices, which each take a part
+            changes["batch_size"] -= changes["batch_size"] % self.settings.devices
         return partial(
             _train,
             method=p.method,
-            factory=self.factory,
+            factory=self.factory if encoder is None else Started(self.factory, encoder),
             data=p.data,
-            settings=replace(self.settings, **{"epochs": max(1, round(p.length * self.settings.epochs)), **p.changes}),
+            settings=replace(self.settings, **{"epochs": max(1, round(p.length * self.settings.epochs)), **changes}),
             test=None if p.stage else self.test,
             streams={**(self.streams or {}), **(streams or {})},
             folder=None if self.folder is None else (self.folder / p.stage).absolute(),  # workers may be elsewhere

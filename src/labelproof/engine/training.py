@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from labelproof.core.schedule import parse_schedule
 from labelproof.core.state import SampleParameter, SampleTable
 from labelproof.core.types import Batch, Clock, Loss
 from labelproof.data.seeds import generator
+from labelproof.engine.compiling import compile_networks, eager, explained, uncompile
 from labelproof.engine.guards import check_optimizers
+from labelproof.engine.lars import LARS
 from labelproof.engine.settings import Settings
 from labelproof.functional.ranks import gather_rows, sum_over_ranks, world_size
 
@@ -55,7 +58,7 @@ class Training:
         self.steps_per_epoch = steps_per_epoch
         self.factor = parse_schedule(settings.schedule)
         self.momentum_factor = parse_schedule(settings.momentum_schedule)
-        if fabric.device.type == "cpu" and getattr(nets[0], "channels_last", False):
+        if getattr(nets[0], "channels_last", False):
             nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
         self.module = Step(method, nets)
         self._exclude_per_sample_state()
@@ -63,6 +66,8 @@ class Training:
         check_optimizers(self.module, optimizers, settings.precision)
         self.step_module, *wrapped = fabric.setup(self.module, *optimizers.values())
         self.optimizers: dict[str, Any] = dict(zip(optimizers, wrapped, strict=True))
+        if settings.compile:
+            compile_networks(nets)
         self.due, self.group = True, 1
         self.now = self.clock(0, 0)
 
@@ -80,6 +85,8 @@ class Training:
         optimizer: Optimizer
         if s.optimizer == "sgd":
             optimizer = torch.optim.SGD(params, lr, momentum=s.momentum, weight_decay=decay)
+        elif s.optimizer == "lars":
+            optimizer = LARS(params, lr, momentum=s.momentum, weight_decay=decay)
         else:
             optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[s.optimizer](
                 params, lr, betas=(s.momentum, 0.999), weight_decay=decay
@@ -107,14 +114,24 @@ class Training:
         self.group = min(every, self.steps_per_epoch - step // every * every)  # the epoch's last group may be smaller
         self.due = (step + 1) % every == 0 or step + 1 == self.steps_per_epoch
         self._follow_schedules()
-        if world_size() == 1:
-            loss = self.method.update(self, batch)
-        else:
-            with self.fabric.no_backward_sync(self.step_module, enabled=not self.due):
+        with self._compiler(step):
+            if world_size() == 1:
                 loss = self.method.update(self, batch)
+            else:
+                with self.fabric.no_backward_sync(self.step_module, enabled=not self.due):
+                    loss = self.method.update(self, batch)
         if self.due:
             self.method.after_step(self.nets, batch, self.now)
         return loss
+
+    def _compiler(self, step: int) -> AbstractContextManager[Any]:
+        if not self.settings.compile:
+            return nullcontext()
+        return eager(self.nets) if 0 < step == self.steps_per_epoch - 1 else explained()
+
+    def plain_nets(self) -> Nets:
+        """The networks in evaluation mode, no longer compiled."""
+        return uncompile(self.nets).eval()
 
     def _follow_schedules(self) -> None:
         factor, changing = self.factor(self.now), self.settings.momentum_schedule != "constant"
@@ -136,15 +153,17 @@ class Training:
     def backward(self, value: Tensor) -> None:
         self.fabric.backward(value / self.group if self.group > 1 else value)
 
-    def step(self) -> None:
+    def step(self, *names: str) -> None:
         if not self.due:
             return
+        stepped = [self.optimizers[name] for name in names or self.optimizers]
         if self.settings.clip is not None:
-            for optimizer in self.optimizers.values():
+            for optimizer in stepped:
                 self.fabric.strategy.precision.unscale_gradients(optimizer.optimizer)
-            for net in self.nets:  # each on its own: one network's burst must not shrink the other's step
-                nn.utils.clip_grad_norm_(net.parameters(), self.settings.clip)
-        for optimizer in self.optimizers.values():
+                mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+                for net in self.nets:  # each on its own: one network's burst must not shrink the other's step
+                    nn.utils.clip_grad_norm_([p for p in net.parameters() if id(p) in mine], self.settings.clip)
+        for optimizer in stepped:
             optimizer.step()
             optimizer.zero_grad()
 
@@ -204,7 +223,8 @@ def scan(
     """
     was = nets.training
     nets.eval()
-    index, out = zip(*[(b.index, f(b)) for b in feed.ordered(batch_size, rows)], strict=True)
+    with eager(nets):
+        index, out = zip(*[(b.index, f(b)) for b in feed.ordered(batch_size, rows)], strict=True)
     nets.train(was)
     ids, values = torch.cat(index), torch.cat(out)
     if world_size() == 1:

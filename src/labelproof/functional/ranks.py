@@ -6,7 +6,7 @@ that gathered rows stand in the order of the joint batch and no sizes have to be
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,30 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(world_size())]
     dist.all_gather(parts, rows)
     return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return gather_rows(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        return sum_over_ranks(grad.contiguous()).chunk(world_size())[rank()]
+
+
+def gather_rows_with_gradient(rows: Tensor) -> Tensor:
+    """Rows of all ranks, `(world * B, ...)`, in rank order, through which gradients flow back to the rank of each row.
+
+    A row's gradient is the sum of what the losses of all ranks make of it. So gradients averaged over ranks, as
+    data-parallel wrappers do, are those of the mean of the ranks' losses. Every rank must take part in the backward
+    pass, or the others wait for it.
+
+    >>> gather_rows_with_gradient(torch.ones(2, 1)).shape  # one process: the rows themselves
+    torch.Size([2, 1])
+    """
+    return _Gather.apply(rows) if world_size() > 1 else rows  # type: ignore[no-untyped-call]
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

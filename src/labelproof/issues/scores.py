@@ -64,7 +64,8 @@ def summarise(table: pd.DataFrame, truth: ArrayLike | None = None) -> dict[str, 
 
     Returns:
         `samples`, `flagged`, `expected_wrong` (sum of p_wrong). With the truth also `wrong`, `average_precision` (of
-        the ranking), `precision` and `recall` (of `flagged`; NaN where undefined), `calibration_error` (of `p_wrong`,
+        the ranking), `precision` and `recall` (of `flagged`; NaN where undefined), `precision_at_wrong` (of as many as
+        are wrong, from the top), `calibration_error` (of `p_wrong`,
         10 bins), and for true labels `suggestions_right` (share of the found wrong labels with the right suggestion).
 
     Raises:
@@ -107,6 +108,9 @@ def summarise(table: pd.DataFrame, truth: ArrayLike | None = None) -> dict[str, 
         "average_precision": average_precision(wrong, -table["rank"].to_numpy(dtype=np.float64)),
         "precision": found / int(flagged.sum()) if flagged.any() else float("nan"),
         "recall": found / int(wrong.sum()) if wrong.any() else float("nan"),
+        "precision_at_wrong": float(wrong[table["rank"].to_numpy().argsort()][: wrong.sum()].mean())
+        if wrong.any()
+        else float("nan"),
         "calibration_error": calibration_error(wrong, p_wrong),
     }
     if right is not None:

@@ -22,9 +22,11 @@ from labelproof.methods.incv import INCV
 from labelproof.methods.mae import MAE
 from labelproof.methods.mentornet import MentorNet, MentorNetDD
 from labelproof.methods.mse import MSE
+from labelproof.methods.mw_net import MWNet
 from labelproof.methods.prl import PRLG, PRLL, CoPRLG, CoPRLL
 from labelproof.methods.sce import SCE
 from labelproof.methods.self_paced import SelfPaced
+from labelproof.methods.simclr import SimCLR
 from labelproof.methods.sop import SOP, SOPPlus
 from labelproof.methods.trimmed import Trimmed
 
@@ -50,10 +52,12 @@ METHODS: dict[str, type[Method]] = {
     "mentornet": MentorNet,
     "mentornet-dd": MentorNetDD,
     "mse": MSE,
+    "mw-net": MWNet,
     "prl-g": PRLG,
     "prl-l": PRLL,
     "sce": SCE,
     "self-paced": SelfPaced,
+    "simclr": SimCLR,
     "sop": SOP,
     "sop+": SOPPlus,
     "trimmed": Trimmed,
@@ -87,10 +91,12 @@ __all__ = [
     "ELRPlus",
     "Forward",
     "Huber",
+    "MWNet",
     "MentorNet",
     "MentorNetDD",
     "SOPPlus",
     "SelfPaced",
+    "SimCLR",
     "Trimmed",
     "available_methods",
     "get_method",
@@ -104,7 +110,7 @@ def available_methods() -> list[str]:
     >>> available_methods()
     ['backward', 'bootstrap', 'cauchy', 'ce', 'co-prl-g', 'co-prl-l', 'co-teaching', 'co-teaching+', 'd2l',
     'decoupling', 'dividemix', 'elr', 'elr+', 'forward', 'gce', 'huber', 'incv', 'mae', 'mentornet', 'mentornet-dd',
-    'mse', 'prl-g', 'prl-l', 'sce', 'self-paced', 'sop', 'sop+', 'trimmed']
+    'mse', 'mw-net', 'prl-g', 'prl-l', 'sce', 'self-paced', 'simclr', 'sop', 'sop+', 'trimmed']
     """
     return sorted(METHODS)
 
@@ -116,4 +122,4 @@ def get_method(name: str) -> type[Method]:
 
 def method_name(method: Method) -> str:
     """The registered name of a method, or its class name if it is the user's own."""
-    return next((n for n, cls in METHODS.items() if type(method) is cls), type(method).__name__)
+    return vars(type(method)).get("name") or type(method).__name__

@@ -54,7 +54,7 @@ class PRLG(Method):
     title, paper = "PRL-G (full gradient norm)", "Liu et al., ICML 2021"
     cost = "1 network, 1 forward and backward pass that score, another over the rows kept"
     tasks = frozenset({"classification", "regression"})
-    forbids, passes = frozenset({"batchnorm"}), 2
+    forbids, passes = frozenset({"batchnorm", "compile"}), 2
 
     def __init__(
         self, *, noise_rate: NoiseRate = 0.2, overestimate: float = 0.0, num_gradual: int = 10, mixup: float = 0.0

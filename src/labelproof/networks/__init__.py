@@ -21,11 +21,14 @@ from labelproof.core.registry import lookup
 from labelproof.networks.base import Backbone, group_norm
 from labelproof.networks.cnn import SmallCNN
 from labelproof.networks.cnn9 import CNN9
+from labelproof.networks.inception_resnet_v2 import InceptionResNetV2
+from labelproof.networks.linear import Linear
 from labelproof.networks.mlp import MLP
 from labelproof.networks.preact import PreActBlock
 from labelproof.networks.resnet import ResNet
 from labelproof.networks.resnet32 import ResNet32
 from labelproof.networks.resnet32_keras import ResNet32Keras
+from labelproof.networks.resnet50 import ResNet50, imagenet_stem
 from labelproof.networks.resnet110 import ResNet110
 
 __all__ = ["Backbone", "available", "build"]
@@ -51,9 +54,14 @@ _IMAGE_NETWORKS = {
     "preact-resnet18": _Entry(
         partial(ResNet, depths=(2, 2, 2, 2), block=PreActBlock), 8, "PreActResNet-18 (ELR+, SOP+, DivideMix)"
     ),
+    "resnet50": _Entry(ResNet50, 8, "ResNet-50 for small images (SimCLR, Ghosh & Lan)"),
     "resnet110": _Entry(
         ResNet110, 8, "ResNet-110 of pre-activation bottlenecks, with the layers of Keras (INCV's theory)"
     ),
+    "resnet18-imagenet": _Entry(partial(ResNet, depths=(2, 2, 2, 2), stem=imagenet_stem), 32, "ResNet-18"),
+    "resnet34-imagenet": _Entry(partial(ResNet, depths=(3, 4, 6, 3), stem=imagenet_stem), 32, "ResNet-34"),
+    "resnet50-imagenet": _Entry(partial(ResNet50, stem=imagenet_stem), 32, "ResNet-50 (Clothing1M)"),
+    "inception-resnet-v2": _Entry(InceptionResNetV2, 75, "Inception-ResNet-v2 (WebVision)"),
 }
 _SMALLEST_WITH_GROUPNORM = {"cnn": 8}  # the others need no more than with BatchNorm; why, says SmallCNN
 
@@ -67,6 +75,7 @@ def _with_groupnorm(name: str, entry: _Entry) -> _Entry:
 
 
 _NETWORKS = {
+    "linear": _Entry(Linear, 0, "one linear layer, for embeddings; rows, or images flattened"),
     "mlp": _Entry(MLP, 0, "two hidden layers of 256, no BatchNorm; rows, or images flattened"),
     **_IMAGE_NETWORKS,
     **{f"{name}-gn": _with_groupnorm(name, entry) for name, entry in _IMAGE_NETWORKS.items()},
@@ -79,8 +88,8 @@ def available() -> dict[str, str]:
     Every image network is offered twice: as published, with BatchNorm, and under the same name with `-gn` at the end
     with GroupNorm, for methods that look at single samples' gradients.
 
-    >>> list(available())[:9]
-    ['mlp', 'cnn', 'cnn9', 'resnet18', 'resnet32', 'resnet32-keras', 'resnet34', 'preact-resnet18', 'resnet110']
+    >>> list(available())[:8]
+    ['linear', 'mlp', 'cnn', 'cnn9', 'resnet18', 'resnet32', 'resnet32-keras', 'resnet34']
     >>> available()["cnn-gn"]
     'cnn with GroupNorm for BatchNorm; images from 8x8'
     """

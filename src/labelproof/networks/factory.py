@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from labelproof.core.encoder import Encoder, Started
 from labelproof.networks import build
 
-NetworkLike = str | nn.Module | Callable[..., nn.Module]
+NetworkLike = str | nn.Module | Callable[..., nn.Module] | Encoder
 
 
 def as_factory(network: NetworkLike, in_shape: Sequence[int], num_outputs: int) -> Callable[[int], nn.Module]:
@@ -20,7 +21,8 @@ def as_factory(network: NetworkLike, in_shape: Sequence[int], num_outputs: int) 
     Args:
         network: the name of a built-in network; an `nn.Module`, which the first peer starts as a copy of (its weights
             may be pre-trained) and further peers as copies with fresh weights; or a callable that returns a module,
-            called with those of `in_shape=` and `num_outputs=` that its signature names.
+            called with those of `in_shape=` and `num_outputs=` that its signature names; or an `Encoder`, which all
+            peers start from.
         in_shape: shape of one input.
         num_outputs: width of the last layer.
 
@@ -34,6 +36,10 @@ def as_factory(network: NetworkLike, in_shape: Sequence[int], num_outputs: int) 
     if isinstance(network, str):
         name = network
         return lambda peer: build(name, in_shape, num_outputs)
+    if isinstance(network, Encoder):
+        if "network" not in network.about:
+            raise ValueError("the encoder does not say of which network it is: about={'network': NAME} must name it")
+        return Started(as_factory(network.about["network"], in_shape, num_outputs), network)
     if isinstance(network, nn.Module):
         module = network
         return lambda peer: deepcopy(module) if peer == 0 else _fresh(module)
@@ -59,6 +65,8 @@ def network_name(network: NetworkLike) -> str:
     """What to call it in records: the built-in name, or the name of the user's class or function."""
     if isinstance(network, str):
         return network
+    if isinstance(network, Encoder):
+        return f"{network.about.get('network')} from {'frozen ' * network.frozen}encoder {network.digest}"
     return type(network).__name__ if isinstance(network, nn.Module) else getattr(network, "__name__", repr(network))
 
 

@@ -1,7 +1,8 @@
-"""ResNet-18 and ResNet-34 with the CIFAR stem, as ELR, SOP and CIFAR-N train them.
+"""ResNets: stages of residual blocks; ResNet-18 and ResNet-34 as ELR, SOP and CIFAR-N train them.
 
 He et al., "Deep residual learning for image recognition", CVPR 2016. The stem for small images is one 3x3 convolution
-with stride 1 and no max-pooling, in place of the 7x7 one with stride 2 and pooling meant for ImageNet.
+with stride 1 and no max-pooling, in place of the 7x7 one with stride 2 and pooling meant for ImageNet
+(`resnet50.imagenet_stem`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ from labelproof.networks.base import Backbone, Norm
 
 #: Makes a convolution from channels in, channels out, side of the kernel and stride: `convolution`, or as it.
 Convolution = Callable[[int, int, int, int], nn.Module]
+#: Makes what comes before the blocks from channels in, channels out and the norm: `small_stem`, or as it.
+Stem = Callable[[int, int, Norm], nn.Module]
 
 
 def convolution(channels: int, width: int, size: int, stride: int) -> nn.Module:
     """Padded with half the kernel on every side, without bias, which the normalisation after it brings."""
     return nn.Conv2d(channels, width, size, stride=stride, padding=size // 2, bias=False)
+
+
+def small_stem(channels: int, width: int, norm: Norm, *, conv: Convolution = convolution) -> nn.Module:
+    """The stem for small images: a 3x3 convolution with stride 1, BN and ReLU."""
+    return nn.Sequential(conv(channels, width, 3, 1), norm(width), nn.ReLU())
 
 
 def projection(channels: int, width: int, stride: int, norm: Norm, *, conv: Convolution = convolution) -> nn.Module:
@@ -63,16 +71,17 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(Backbone):
-    """Stages of residual blocks, four at 64, 128, 256 and 512 channels unless told otherwise, for small images.
+    """Stages of residual blocks, four at 64, 128, 256 and 512 channels for small images, unless told otherwise.
 
     Args:
         in_shape: `(C, H, W)`; height and width are halved at each stage but the first, then averaged away.
         num_outputs: outputs of the last layer.
         depths: blocks in each stage.
-        widths: channels in each stage.
+        widths: channels that each stage gives.
+        start: channels that the stem gives; those of the first stage if not given.
         block: makes one block from (channels in, channels out, stride, norm=).
         norm: makes the layer that normalises so many channels.
-        conv: makes the stem's convolution.
+        stem: makes the layers before the first block.
     """
 
     def __init__(
@@ -82,13 +91,14 @@ class ResNet(Backbone):
         *,
         depths: Sequence[int],
         widths: Sequence[int] = (64, 128, 256, 512),
+        start: int | None = None,
         block: Callable[..., nn.Module] = BasicBlock,
         norm: Norm = nn.BatchNorm2d,
-        conv: Convolution = convolution,
+        stem: Stem = small_stem,
     ) -> None:
         super().__init__()
-        channels = widths[0]
-        self.stem = nn.Sequential(conv(in_shape[0], channels, 3, 1), norm(channels), nn.ReLU())
+        channels = start or widths[0]
+        self.stem = stem(in_shape[0], channels, norm)
         self.blocks = nn.Sequential()
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for position in range(depth):

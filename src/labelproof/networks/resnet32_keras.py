@@ -26,7 +26,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from labelproof.networks.base import Norm
-from labelproof.networks.resnet import BasicBlock, ResNet, projection
+from labelproof.networks.resnet import BasicBlock, ResNet, projection, small_stem
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -99,8 +99,9 @@ class ResNet32Keras(ResNet):
     def __init__(self, in_shape: tuple[int, ...], num_outputs: int, *, norm: Norm = batch_norm) -> None:
         conv = biased_convolution
         block = partial(BasicBlock, conv=conv, shortcut=partial(projection, conv=conv))
+        stem = partial(small_stem, conv=conv)
         super().__init__(
-            in_shape, num_outputs, depths=(5, 5, 5), widths=(16, 32, 64), block=block, norm=norm, conv=conv
+            in_shape, num_outputs, depths=(5, 5, 5), widths=(16, 32, 64), block=block, norm=norm, stem=stem
         )
         self.reset_parameters()
 

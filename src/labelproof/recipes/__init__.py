@@ -18,6 +18,16 @@ data = "cifar10"
 method = "elr"
 noise = "elr-sym:0.4"
 ```
+
+A training that starts from an encoder says where that is from. Either it is made first,
+
+```toml
+[pretrain]                # flags of `labelproof pretrain`; data is that of [train] if left out
+network = "resnet50"
+epochs = 1000
+```
+
+or it is brought along: `needs = "an ImageNet32 ResNet-50"`, beside the title, says what `--encoder FILE` has to be.
 """
 
 from __future__ import annotations
@@ -43,12 +53,18 @@ EVIDENCE = {
 }
 METRICS = {
     "test_accuracy": "test accuracy, last epoch",
+    "test_accuracy_last10": "mean test accuracy of the last 10 epochs",
     "test_accuracy_at_best_val": "test accuracy at the best epoch on noisy validation labels",
+    "test_accuracy_best": "test accuracy at the epoch that was best on the test labels: an oracle's",
 }
 _TEXTS = ("title", "citation", "source")
-_TOP = (*_TEXTS, "deviations", "expected", "train")
+_TOP = (*_TEXTS, "needs", "deviations", "expected", "pretrain", "train")
 _EXPECTED = ("mean", "sd", "runs", "metric", "evidence")
-_NEVER = ("help", "recipe", "out", "resume", "quiet", "tensorboard")  # of a call, not of an experiment
+#: Flags of a call, not of an experiment.
+_NEVER = {
+    "train": ("help", "recipe", "out", "resume", "quiet", "tensorboard"),
+    "pretrain": ("help", "out", "run", "resume", "quiet", "seed"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,9 @@ class Recipe:
         expected: the published number, if there is one.
         deviations: what is known to differ from the publication.
         path: the file.
+        pretrain: flags of `labelproof pretrain`, which makes the encoder that training starts from, with its `data`;
+            `None` if there is nothing to make.
+        needs: what encoder the user has to bring along; empty if none.
     """
 
     name: str
@@ -96,10 +115,12 @@ class Recipe:
     expected: Expected | None
     deviations: tuple[str, ...]
     path: Path
+    pretrain: Mapping[str, str | int | float | bool] | None = None
+    needs: str = ""
 
 
 def available_recipes() -> list[str]:
-    """Names of the packaged recipes.
+    """Names of the packaged recipes that are files; those of the grids of suites stand in `load_suite(name).cells`.
 
     >>> "elr-cifar10-sym40" in available_recipes()
     True
@@ -111,7 +132,7 @@ def load_recipe(name: str) -> Recipe:
     """Read and check a recipe; its flags themselves are checked by the command line.
 
     Args:
-        name: a packaged recipe, or the path of a `.toml` file.
+        name: a packaged recipe, one of a packaged suite, or the path of a `.toml` file.
 
     Raises:
         ValueError: there is no such recipe, or the file is not one; the message names file and key.
@@ -121,35 +142,50 @@ def load_recipe(name: str) -> Recipe:
     ('89.15 ± 0.17', 3.0)
     """
     if name.endswith(".toml"):
-        path = Path(name)
-    else:
+        return _recipe(read_toml(Path(name), "recipe"), Path(name))
+    names = available_recipes()
+    if name in names:
         path = Path(__file__).parent / f"{name}.toml"
-        names = available_recipes()
-        if name not in names:
-            hint = did_you_mean(name, names)
-            raise ValueError(f"unknown recipe {name!r}{hint} see labelproof recipes, or give a .toml file of your own")
+        return _recipe(read_toml(path, "recipe"), path)
+    grids = _of_grids(name)
+    if name in grids:
+        return grids[name]
+    hint = did_you_mean(name, [*names, *grids])
+    raise ValueError(f"unknown recipe {name!r}{hint} see labelproof recipes, or give a .toml file of your own")
+
+
+def _of_grids(name: str) -> dict[str, Recipe]:
+    """The recipes that grids of packaged suites make, by name: of the suite that a name ends in, else of all."""
+    from labelproof.recipes.suites import available_suites, load_suite  # which imports this module
+
+    ending = [suite for suite in available_suites() if name.endswith(f"-{suite}")]
+    suites = [load_suite(suite) for suite in ending or available_suites()]
+    return {recipe.name: recipe for suite in suites for recipe in suite.recipes if recipe.name in suite.cells}
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The contents of a TOML file.
+
+    Raises:
+        ValueError: it cannot be read, or is none.
+    """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"recipe {path} cannot be read: {error.strerror or error}") from error
+        raise ValueError(f"{what} {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise ValueError(f"recipe {path} is not a TOML file: {error}") from error
-    return _recipe(found, path)
+        raise ValueError(f"{what} {path} is not a TOML file: {error}") from error
 
 
 def _recipe(found: Mapping[str, Any], path: Path) -> Recipe:
-    _known(found, _TOP, path)
+    known_keys(found, _TOP, f"recipe {path}")
     for key in (*_TEXTS, "train"):
         if not found.get(key):
             raise ValueError(f"recipe {path}: {key} is missing")
     for key in _TEXTS:
         _typed(found[key], str, key, path)
     deviations = _typed(found.get("deviations", []), list, "deviations", path)
-    train = _typed(found["train"], dict, "train", path)
-    for key, value in train.items():
-        if key in _NEVER:
-            raise ValueError(f"recipe {path}: train.{key} belongs on the command line")
-        _typed(value, (str, int, float, bool), f"train.{key}", path)
+    train = _flags(found["train"], "train", path)
     return Recipe(
         name=path.stem,
         **{key: found[key] for key in _TEXTS},
@@ -157,11 +193,36 @@ def _recipe(found: Mapping[str, Any], path: Path) -> Recipe:
         expected=_expected(_typed(found["expected"], dict, "expected", path), path) if "expected" in found else None,
         deviations=tuple(_typed(d, str, "deviations", path) for d in deviations),
         path=path,
+        pretrain=_pretrain(found, train, path),
+        needs=_typed(found.get("needs", ""), str, "needs", path),
     )
 
 
+def _flags(found: Any, table: str, path: Path) -> dict[str, Any]:
+    flags: dict[str, Any] = _typed(found, dict, table, path)
+    for key, value in flags.items():
+        if key.replace("-", "_") in _NEVER[table]:
+            why = "follows that of the training" if key == "seed" else "belongs on the command line"
+            raise ValueError(f"recipe {path}: {table}.{key} {why}")
+        _typed(value, (str, int, float, bool), f"{table}.{key}", path)
+    return flags
+
+
+def _pretrain(found: Mapping[str, Any], train: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    """The table [pretrain] with its data; refused where an encoder is said to come from two places."""
+    there = [key for key in ("pretrain", "needs") if key in found] + ["train.encoder"] * ("encoder" in train)
+    if len(there) > 1:
+        raise ValueError(
+            f"recipe {path}: {' and '.join(there)} each say where the encoder is from: leave all but one out"
+        )
+    if "pretrain" not in found:
+        return None
+    data = {"data": train["data"]} if "data" in train else {}
+    return {**data, **_flags(found["pretrain"], "pretrain", path)}
+
+
 def _expected(found: Mapping[str, Any], path: Path) -> Expected:
-    _known(found, _EXPECTED, path, "expected.")
+    known_keys(found, _EXPECTED, f"recipe {path}", "expected.")
     for key in ("mean", "metric", "evidence"):
         if key not in found:
             raise ValueError(f"recipe {path}: expected.{key} is missing")
@@ -174,11 +235,12 @@ def _expected(found: Mapping[str, Any], path: Path) -> Expected:
     return Expected(**found)
 
 
-def _known(found: Iterable[str], known: Iterable[str], path: Path, inside: str = "") -> None:
+def known_keys(found: Iterable[str], known: Iterable[str], origin: str, inside: str = "") -> None:
+    """Refuse a key that is none of those known."""
     for key in found:
         if key not in known:
             hint = did_you_mean(key, known)
-            raise ValueError(f"recipe {path}: unknown key {inside}{key}{hint} There are: {', '.join(known)}")
+            raise ValueError(f"{origin}: unknown key {inside}{key}{hint} There are: {', '.join(known)}")
 
 
 def _typed(value: Any, kinds: type | tuple[type, ...], key: str, path: Path) -> Any:

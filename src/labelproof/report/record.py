@@ -95,8 +95,10 @@ class RunRecord:
         if not isinstance(info, dict):
             raise ValueError(f"{file} must hold a JSON object, not a {type(info).__name__}: train again")
         if "what" in info:
+            article = "an" if info["what"][0] in "aeiou" else "a"
             raise ValueError(
-                f"{path} holds a {info['what']}, no trained model to report on: what it found stands in its .csv file"
+                f"{path} holds {article} {info['what']}, no trained model to report on: what it found stands in its "
+                ".csv file"
             )
         return cls(path, info, _read_metrics(path), _read_issues(path), _read_gallery(path), _read_simplex(path))
 

@@ -1,0 +1,273 @@
+"""Tables of a suite, from its result files alone: as text of Markdown, and as a page of HTML."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from labelproof.bench.results import Found
+from labelproof.bench.verdict import Gain, compare, gain, ranking, score
+from labelproof.data.noise import of_targets, parse
+from labelproof.recipes import METRICS, Recipe
+from labelproof.recipes.suites import HUMAN, Suite, available_suites, load_suite
+
+#: Rows that others are compared with: of classification, of regression.
+BASELINES = ("ce", "mse")
+_MARKS = {"gain": " ▲", "loss": " ▼", "no gain": " =", "one seed": ""}
+_LEGEND = (
+    "▲ better than {0}, ▼ worse, = no gain over {0}: whether the 95 % interval of the difference, paired by seed, lies "
+    "above 0, below it, or holds it."
+)
+
+
+@dataclass
+class Section:
+    """A heading, what is said under it, and a table; `code`: the columns of commands; `marked`: scores have marks."""
+
+    title: str
+    text: list[str] = field(default_factory=list)
+    header: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    code: tuple[int, ...] = ()
+    marked: bool = False
+
+
+def sections(suite: Suite, found: Found) -> list[Section]:
+    """Everything that a suite's results say."""
+    made = [Section(suite.title, [suite.about] * bool(suite.about) + [_state(suite, found)])]
+    published = [r for r in suite.recipes if r.name not in suite.cells]
+    if published:
+        made.append(_published(published, found))
+    grids = dict.fromkeys(cell.grid for cell in suite.cells.values())
+    for grid in grids:
+        made += _grid(suite, found, grid)
+    if grids:
+        made += _overall(suite, found)
+        made.append(_notes(suite))
+    if found.refused:
+        told = [f"`{name}`: {why}" for name, why in sorted(found.refused.items())]
+        made.append(
+            Section("Refused", ["These files are in no table; `labelproof bench run` makes them again.", *told])
+        )
+    return made
+
+
+def _state(suite: Suite, found: Found) -> str:
+    wanted, there = suite.seeds * len(suite.recipes), len(found.runs)
+    hardware = sorted({_machine(run) for run in found.runs.values()})
+    hours = sum(run.get("cpu_seconds") or run["seconds"] for run in found.runs.values()) / 3600
+    said = f"{there:,} of {wanted:,} runs, {hours:.1f} hours of computing"
+    said += f", on {'; '.join(hardware)}." if hardware else "."
+    return said + f" {len(found.refused)} files are refused, see the end." * bool(found.refused)
+
+
+def _machine(run: Mapping[str, Any]) -> str:
+    h, v = run["hardware"], run["versions"]
+    device = f"{h['cores']} cores of a CPU ({h['machine']})" if h["device"] == "cpu" else h["device"]
+    return f"{device}, torch {v['torch']}"
+
+
+def _published(recipes: Sequence[Recipe], found: Found) -> Section:
+    section = Section("Beside published numbers", header=["recipe", "published", "ours", "what it comes to", "command"])
+    section.code = (0, 4)
+    metrics = {r.expected.metric for r in recipes if r.expected}
+    section.text = [f"Of each number: {METRICS[metric]}." for metric in metrics] if len(metrics) == 1 else []
+    for recipe in recipes:
+        runs, metric = found.of(recipe), recipe.expected.metric if recipe.expected else "test_accuracy"
+        values = [v for run in runs if (v := score(run, metric)) is not None]
+        which = f" ({METRICS[metric]})" if len(metrics) > 1 else ""
+        theirs = f"{recipe.expected}{which}" if recipe.expected else "–"
+        command = f"labelproof bench run {recipe.name}"
+        section.rows.append([recipe.name, theirs, _spread(values), str(compare(recipe, runs)), command])
+    return section
+
+
+def _scores(suite: Suite, found: Found, grid: str) -> dict[str, dict[str, dict[int, float]]]:
+    """By row, noise and seed."""
+    made: dict[str, dict[str, dict[int, float]]] = {}
+    for (name, seed), run in sorted(found.runs.items()):
+        cell = suite.cells.get(name)
+        if cell is not None and cell.grid == grid and (value := score(run)) is not None:
+            made.setdefault(cell.row, {}).setdefault(cell.noise, {})[seed] = value
+    return made
+
+
+def _order(suite: Suite, grid: str) -> tuple[list[str], list[str]]:
+    cells = [cell for cell in suite.cells.values() if cell.grid == grid]
+    return list(dict.fromkeys(c.row for c in cells)), list(dict.fromkeys(c.noise for c in cells))
+
+
+def _grid(suite: Suite, found: Found, grid: str) -> list[Section]:
+    rows, noises = _order(suite, grid)
+    by_row, higher, base = _scores(suite, found, grid), _higher(suite, grid), _baseline(rows)
+    names = [n if n != HUMAN else "human labels" for n in noises]
+    what = "Test accuracy after the last epoch, %" if higher else "Test RMSE after the last epoch, lower is better"
+    against = "" if base is None else f" {_LEGEND.format(_title(base, suite))}"
+    main = Section(
+        f"{grid}: {'accuracy' if higher else 'error'}", [f"{what}, mean ± sd.{against}"], ["", *names], marked=True
+    )
+    lists = Section(
+        f"{grid}: the list of wrong labels",
+        ["Average precision / precision among as many as are wrong, means over seeds; and what makes a row again."],
+        ["", *names, "CPU seconds", "command"],
+        code=(len(names) + 2,),
+    )
+    for row in rows:
+        values, compared = by_row.get(row, {}), by_row.get(base or "", {})
+        line = [_cell(values.get(n, {}), compared.get(n), row == base, higher) for n in noises]
+        main.rows.append([_title(row, suite), *line])
+        runs = [list(_runs(suite, found, row, grid, n)) for n in noises]
+        whole = [r for each in runs for r in each if not r.get("resumed")]  # the system knows the last process alone
+        seconds = [r.get("cpu_seconds") or r["seconds"] for r in whole]
+        taken = f"{statistics.mean(seconds):.0f}" if seconds else "–"
+        lists.rows.append([_title(row, suite), *(_listed(each) for each in runs), taken, _command(suite, row, grid)])
+    return [main, lists]
+
+
+def _command(suite: Suite, row: str, grid: str) -> str:
+    """What makes a row of a grid again."""
+    paths = {r.path for r in suite.recipes if r.name in suite.cells and suite.cells[r.name].row == row}
+    path = next(iter(paths))
+    packaged = path.stem in available_suites() and load_suite(path.stem).path == path
+    return (
+        f"labelproof bench run '{row}-{grid.partition(' ')[0]}-*-{path.stem}'"
+        if packaged
+        else f"labelproof bench run {path}"
+    )
+
+
+def _higher(suite: Suite, grid: str) -> bool:
+    """Whether scores are accuracies, going by the noise: classes and numbers go wrong in different ways."""
+    noises = [cell.noise for cell in suite.cells.values() if cell.grid == grid and cell.noise != HUMAN]
+    return not any(of_targets(parse(noise).kind) for noise in noises)
+
+
+def _baseline(rows: Sequence[str]) -> str | None:
+    return next((r for r in rows if r in BASELINES), None)
+
+
+def _runs(suite: Suite, found: Found, row: str, grid: str, noise: str) -> Iterable[Mapping[str, Any]]:
+    for (name, _), run in found.runs.items():
+        cell = suite.cells.get(name)
+        if cell is not None and (cell.row, cell.grid, cell.noise) == (row, grid, noise):
+            yield run
+
+
+def _cell(ours: Mapping[int, float], base: Mapping[int, float] | None, is_base: bool, higher: bool) -> str:
+    if not ours:
+        return "–"
+    against = None if is_base or not base else gain(ours, base, higher=higher)
+    return _spread(list(ours.values()), 2 if not higher else 1) + ("" if against is None else _MARKS[against.word])
+
+
+def _listed(runs: Sequence[Mapping[str, Any]]) -> str:
+    pairs = [(r["list"].get("average_precision"), r["list"].get("precision_at_wrong")) for r in runs]
+    kept = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return " / ".join(f"{statistics.mean(v):.3f}" for v in zip(*kept, strict=True)) if kept else "–"
+
+
+def _overall(suite: Suite, found: Found) -> list[Section]:
+    """Gains over cross-entropy in each column, and mean ranks."""
+    table: dict[str, dict[str, float]] = {}
+    gains: dict[str, list[Gain]] = {}
+    columns: list[str] = []
+    for grid in dict.fromkeys(c.grid for c in suite.cells.values()):
+        rows, noises = _order(suite, grid)
+        scores, base = _scores(suite, found, grid), _baseline(rows)
+        if not _higher(suite, grid) or base is None:
+            continue  # methods for regression are another set
+        columns += [f"{grid} {noise}" for noise in noises]
+        for row in rows:
+            for noise in noises:
+                ours = scores.get(row, {}).get(noise, {})
+                if ours:  # seeds of a column go up and down together: their mean is one observation
+                    table.setdefault(row, {})[f"{grid} {noise}"] = statistics.mean(ours.values())
+                found_gain = gain(ours, scores.get(base, {}).get(noise, {}))
+                if row != base and found_gain is not None and found_gain.pairs > 1:
+                    gains.setdefault(row, []).append(found_gain)
+    complete = {row: values for row, values in table.items() if len(values) == len(columns)}
+    ranks = {each.name: each for each in ranking(complete)}
+    section = Section(
+        "Which method helps",
+        [
+            "Mean rank among the rows that have a result in every column (1 is best), with the 95 % interval of a "
+            "bootstrap over columns; in how many columns a method gains on cross-entropy, loses, or does neither.",
+        ],
+        ["", "mean rank", "gain", "loss", "no gain", "mean gain, points", "in short"],
+    )
+    for row in sorted(gains, key=lambda r: ranks[r].mean if r in ranks else 1e9):
+        words = [g.word for g in gains[row]]
+        counts = [words.count(w) for w in ("gain", "loss", "no gain")]
+        rank = (
+            f"{ranks[row].mean:.1f} ({ranks[row].low:.1f} to {ranks[row].high:.1f})" if row in ranks else "incomplete"
+        )
+        mean = statistics.mean(g.mean for g in gains[row])
+        short = "helps here" if counts[0] > counts[1] + counts[2] else "no gain over cross-entropy in most columns"
+        section.rows.append([_title(row, suite), rank, *map(str, counts), f"{mean:+.1f}", short])
+    return [section] if section.rows else []
+
+
+def _notes(suite: Suite) -> Section:
+    section = Section("What the rows are", header=["", "note"])
+    rows = dict.fromkeys(c.row for c in suite.cells.values())
+    section.rows = [[_title(row, suite), suite.notes[row]] for row in rows if row in suite.notes]
+    return section
+
+
+def _title(row: str, suite: Suite) -> str:
+    return suite.titles.get(row, row)
+
+
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    if not values:
+        return "–"
+    sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{sd}"
+
+
+def markdown(made: Sequence[Section], level: int = 2) -> str:
+    """The sections as Markdown, the first one's title as a heading of that level."""
+    lines: list[str] = []
+    for k, section in enumerate(made):
+        lines += [f"{'#' * (level + (k > 0))} {_plain(section.title)}", ""]
+        for text in section.text:
+            lines += [_plain(text), ""]
+        if section.rows:
+            lines += [_line(section.header), "|" + "---|" * len(section.header)]
+            rows = [[f"`{v}`" if c in section.code and v else _plain(v) for c, v in enumerate(r)] for r in section.rows]
+            lines += [*map(_line, rows), ""]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that stays what it is: no markup of HTML, on one line."""
+    return " ".join(text.replace("<", "&lt;").split())
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def html(made: Sequence[Section]) -> str:
+    """The sections as one page that needs nothing else."""
+    from importlib.resources import files
+
+    from jinja2 import Environment
+
+    template = files("labelproof.bench").joinpath("table.html").read_text(encoding="utf-8")
+    pages = Environment(autoescape=True, trim_blocks=True)
+    pages.filters["marked"] = _marked
+    return str(pages.from_string(template).render(sections=made))
+
+
+def _marked(text: str, marks: bool) -> Any:
+    """A score with its mark in a place of its own, so that figures stand below each other."""
+    from markupsafe import Markup
+
+    if not marks or not any(c.isdigit() for c in text):
+        return text
+    way = {"▲": "up", "▼": "down"}.get(text[-1], "")
+    mark = text[-1] if text[-1] in "▲▼=" else ""
+    return Markup('{}<i class="{}">{}</i>').format(text.removesuffix(mark).rstrip(), way, mark)
