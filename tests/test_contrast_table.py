@@ -119,6 +119,24 @@ def test_runs_and_their_page(table: ModuleType) -> None:
     assert table.PAGE.read_text() == page
 
 
+def test_what_a_run_is_given_and_judged_by(table: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = table.runs.train, []
+
+    def train(data: Any, *rest: Any, streams: dict[str, Any]) -> Any:
+        seen.append((data, streams, real(data, *rest, streams=streams)))
+        return seen[-1][2]
+
+    monkeypatch.setattr(table.runs, "train", train)
+    for title, seed in (("MW-Net", 0), ("cross-entropy", table.OUTSIDE), ("cross-entropy, meta set alone", 0)):
+        of = table.split("digits", seed)
+        accuracy = table.run(table.Job("digits", seed, title, table.SCRATCH, 0.2, 0.1))["result"]["accuracy"]
+        data, streams, done = seen[-1]
+        assert streams == ({"clean": of.meta} if title == "MW-Net" else {})
+        assert data.ids.tolist() == (of.meta if "alone" in title else of.train).ids.tolist()
+        judged = of.watched if seed == table.OUTSIDE else of.test
+        assert accuracy == (done.fitted.predict(judged.x).argmax(1) == judged.y).mean()
+
+
 def test_encoders_are_made_once_and_for_their_settings(table: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     job = table.Job("digits", 0)
     first = table.encoder_of(job)

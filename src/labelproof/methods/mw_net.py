@@ -41,7 +41,7 @@ class MWNet(Method):
         inner_lr: α; `None` takes the learning rate of each step, a number stays. Ghosh & Lan: 0.1.
         reduction: of weighted losses, in (1) and (3). "sum" multiplies the learning rate by the batch size.
         meta_loss: M, cross-entropy, or mean absolute error for meta sets with wrong labels (Ghosh & Lan).
-        lr_weights: learning rate of V's Adam. Too low: all samples weigh the same; too high: weights jump about.
+        lr_weights: of V's Adam. Too low (in a few thousand steps 0.001 is; take 0.01): all weigh the same.
         meta_size: samples, as many of each class and at most a tenth of the data, put aside where no "clean" ones are
             given. The papers: 1,000, all labels right.
 
