@@ -53,7 +53,8 @@ def stamps(table: ModuleType) -> dict[str, int]:
 
 
 def test_every_method_has_a_row(table: ModuleType) -> None:
-    wanted = {n for n, m in METHODS.items() if "classification" in m.tasks}
+    elsewhere = {"mw-net", "simclr"}  # these have a table of their own, benchmarks/contrast_table.py
+    wanted = {n for n, m in METHODS.items() if "classification" in m.tasks} - elsewhere
     assert wanted <= {row.method for row in table.ROWS.values()}
     for row in table.ROWS.values():
         for noise in table.NOISES:

@@ -3,8 +3,8 @@
 >>> import labelproof as lp
 >>> lp.available_methods()
 ['backward', 'bootstrap', 'cauchy', 'ce', 'co-prl-g', 'co-prl-l', 'co-teaching', 'co-teaching+', 'd2l', 'decoupling',
-'dividemix', 'elr', 'elr+', 'forward', 'gce', 'huber', 'incv', 'mae', 'mentornet', 'mentornet-dd', 'mse', 'prl-g',
-'prl-l', 'sce', 'self-paced', 'simclr', 'sop', 'sop+', 'trimmed']
+'dividemix', 'elr', 'elr+', 'forward', 'gce', 'huber', 'incv', 'mae', 'mentornet', 'mentornet-dd', 'mse', 'mw-net',
+'prl-g', 'prl-l', 'sce', 'self-paced', 'simclr', 'sop', 'sop+', 'trimmed']
 
 Everything is imported on first use, so that `import labelproof` costs next to nothing.
 """
