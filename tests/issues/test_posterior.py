@@ -31,19 +31,42 @@ def test_unmix_equals_a_loop_over_the_equation():
     p, t = rng.dirichlet(np.ones(3), 5), stochastic(rng, 3)
     prior = np.array([0.2, 0.3, 0.5])
     expected = np.tile(prior, (5, 1))
-    for _ in range(10):
+    for w in (1, 2, 2, 2, 2):
         for i in range(5):
             q = expected[i].copy()
             mixed = [sum(q[k] * t[k, j] for k in range(3)) for j in range(3)]
             for k in range(3):
-                expected[i, k] = q[k] * sum(t[k, j] * p[i, j] / mixed[j] for j in range(3))
+                expected[i, k] = q[k] * sum(t[k, j] * p[i, j] / mixed[j] for j in range(3)) ** w
+            expected[i] /= expected[i].sum()
     np.testing.assert_allclose(po.unmix(p, t, prior), expected, atol=2e-6)  # but for the least probability
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_unmix_is_the_same_in_any_precision_and_order(dtype, order):
+    rng = np.random.default_rng(0)
+    p, t, prior = rng.dirichlet(np.ones(5), 50), stochastic(rng, 5), np.full(5, 0.2)
+    found = po.unmix(np.asarray(p, dtype=dtype, order=order), t, prior)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, po.unmix(p, t, prior), atol=2e-6)
+
+
+def test_five_steps_get_as_far_as_ten_of_maximum_likelihood():
+    """The distance to what was mixed, beside that of ten steps with w = 1."""
+    rng = np.random.default_rng(0)
+    t, prior = stochastic(rng, 4), np.full(4, 0.25)
+    true = rng.dirichlet(np.full(4, 0.3), 500)
+    slow = np.tile(prior, (500, 1))
+    for _ in range(10):
+        slow *= ((true @ t) / (slow @ t)) @ t.T
+    distance = np.abs(po.unmix(true @ t, t, prior) - true).mean()
+    assert distance < 1.1 * np.abs(slow - true).mean()
 
 
 def test_unmix_undoes_mixing():
     rng = np.random.default_rng(0)
     q, t = rng.dirichlet(np.ones(3), 50), stochastic(rng, 3)
-    np.testing.assert_allclose(po.unmix(q @ t, t, np.ones(3) / 3, steps=5000), q, atol=2e-3)
+    np.testing.assert_allclose(po.unmix(q @ t, t, np.ones(3) / 3, (1,) * 5000), q, atol=2e-3)
 
 
 def test_belief_equals_bayes_by_hand():
@@ -78,7 +101,7 @@ def test_newton_finds_the_calibrating_slope():
     modest = po._calibrate(q, 0.5)
     slope, log_q = 1.0, np.log(modest)
     for _ in range(30):
-        slope = po._newton_slope(slope, log_q, np.eye(4)[truth], po._calibrate(modest, slope))
+        slope = po._newton_slope(slope, *po._slope_terms(log_q, np.eye(4)[truth], po._calibrate(modest, slope)))
     assert slope == pytest.approx(2.0, abs=0.05)
 
 
@@ -99,25 +122,65 @@ def test_learnt_noise_tells_the_two_kinds_of_model_apart():
     flips = 0.6 * np.eye(5) + 0.4 * np.roll(np.eye(5), 1, axis=1)
     _, label, q, _ = model_world(n=5000, k=5, sharp=0.1, transition=flips)
     for p, expected in ((q @ flips, True), (q, False)):
-        assert po._learnt_noise(po._hard_confusion(label, p.argmax(axis=1), 5), p) is expected
+        decided = p.argmax(axis=1)
+        assert po._learnt_noise(po._hard_confusion(label, decided, 5), po.soft_confusion(decided, p)) is expected
 
 
-def test_chunks_give_what_one_piece_gives(monkeypatch):
-    """Sorted labels, so that chunks differ as much as they can; only the fit may see fewer samples."""
-    _, label, q, t = model_world(n=3000)
+@pytest.mark.parametrize("cells", [1, 4, 4 * 999, 4 * 1000, 4 * 1001])
+def test_blocks_give_what_one_piece_gives(monkeypatch, cells):
+    """Sorted labels, so that blocks differ as much as they can; blocks of one row, and of N and N ± 1."""
+    _, label, q, t = model_world(n=1000)
     order = np.argsort(label, kind="stable")
-    whole = po.infer(label[order], (q @ t)[order])
-    fit = po._fit(label[order], (q @ t)[order], (q @ t).mean(axis=0))
-    monkeypatch.setattr(po, "FIT_CELLS", 400)
-    monkeypatch.setattr(po, "_fit", lambda *_: fit)
-    np.testing.assert_allclose(po.infer(label[order], (q @ t)[order]).proba, whole.proba, atol=1e-12)
+    label, p = label[order], (q @ t)[order]
+    whole = po.infer(label, p)
+    monkeypatch.setattr(po, "BLOCK_CELLS", cells)
+    assert sum(len(range(1000)[rows]) for rows in po.blocks(1000, 4)) == 1000
+    np.testing.assert_allclose(po.infer(label, p).proba, whole.proba, atol=1e-9)
 
 
-def test_a_part_of_the_samples_is_enough_to_fit(monkeypatch):
+def test_a_part_of_the_samples_is_enough_to_fit():
     _, label, q, t = model_world(n=20_000)
-    whole = po.infer(label, q @ t)
-    monkeypatch.setattr(po, "FIT_CELLS", 20_000)
-    assert np.abs(po.infer(label, q @ t).proba - whole.proba).mean() < 0.01
+    p = q @ t
+    part = po.infer(label, p, po.learn(label[:5000], p[:5000]))
+    assert np.abs(part.proba - po.infer(label, p).proba).mean() < 0.01
+
+
+def test_rows_that_differ_by_chance_are_drawn_together_and_others_are_not():
+    rng = np.random.default_rng(0)
+    k, n = 10, 200
+    alike = np.stack([rng.multinomial(n, np.where(np.arange(k) == row, 0.8, 0.2 / 9)) for row in range(k)])
+    found = po.drawn_together(alike.astype(float))
+    np.testing.assert_array_equal(np.diag(found), np.diag(alike))
+    np.testing.assert_allclose(found.sum(axis=1), alike.sum(axis=1))
+    off = ~np.eye(k, dtype=bool)
+    assert found[off].std() < 0.5 * alike[off].std()
+    into_next = (160 * np.eye(k) + 40 * np.roll(np.eye(k), 1, axis=1)).astype(float)
+    np.testing.assert_allclose(po.drawn_together(into_next), into_next, atol=0.5)
+
+
+def test_how_much_rows_are_drawn_together_by_the_equation():
+    """Counts about a common shape: X^2 per degree of freedom is (n + c) / (1 + c); c worth of the shape is added."""
+    counts = np.array([[50.0, 6, 4, 2], [3, 40, 8, 1], [5, 2, 60, 5], [1, 9, 2, 45]])
+    wrong, k = counts * (1 - np.eye(4)), 4
+    shape = np.tile(counts.sum(axis=0) / counts.sum() + 1e-6, (k, 1)) * (1 - np.eye(k))
+    shape /= shape.sum(axis=1, keepdims=True)
+    sizes = wrong.sum(axis=1)
+    x2 = sum(
+        (wrong[i, j] - sizes[i] * shape[i, j]) ** 2 / (sizes[i] * shape[i, j])
+        for i in range(k)
+        for j in range(k)
+        if i != j
+    )
+    per_degree, n = x2 / (k * (k - 2)), (sizes**2).sum() / sizes.sum()
+    c = (n - per_degree) / (per_degree - 1)
+    assert 0 < c < 3 * n
+    expected = sizes[:, None] * (wrong + c * shape) / (sizes[:, None] + c) + np.diag(np.diag(counts))
+    np.testing.assert_allclose(po.drawn_together(counts), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("counts", [np.diag([5.0, 6, 7]), np.zeros((3, 3)), np.array([[3.0, 1], [2, 4]])])
+def test_where_nothing_can_be_drawn_together_counts_stay(counts):
+    np.testing.assert_array_equal(po.drawn_together(counts), counts)
 
 
 @settings(max_examples=25, deadline=None)

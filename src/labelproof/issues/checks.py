@@ -7,13 +7,15 @@ argument, what was found, and what to do.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from labelproof.issues.posterior import MANY, Reals, blocks, in_order, sample_rows
 
 ENOUGH = 20  # fewer labels than this agree or disagree by chance
 CALLER = 4  # stacklevel of the line that called find_issues or estimate_noise, seen from _suspect
@@ -25,13 +27,29 @@ class Checked:
 
     Attributes:
         given: `(N,)` int64, the given labels as codes 0..K-1.
-        p: `(N, K)` float64, the predicted probabilities, rows sum to one.
+        p: `(N, K)` float32 or float64, the probabilities as they were passed: `rows` has them sum to one.
         classes: `(K,)` the label each code stands for, in the user's own values.
+        some: the rows of a sample, sorted; all of them where there are few.
+        sample: `rows(some)`, in double precision where they are all, else in single precision.
     """
 
     given: NDArray[np.int64]
-    p: NDArray[np.float64]
+    p: Reals
     classes: NDArray[Any]
+    some: NDArray[np.int64]
+    sample: Reals
+
+    def rows(self, which: slice | NDArray[np.int64], dtype: DTypeLike) -> Reals:
+        """Some rows of p, a copy, in the order that `posterior` wants; each sums to one."""
+        return normalised(self.p[which], dtype)
+
+
+def normalised(p: Reals, dtype: DTypeLike) -> Reals:
+    """A copy of `(N, K)` probabilities, in [0, 1], whose rows sum to one."""
+    p = in_order(p.astype(dtype, order="F" if p.shape[1] < MANY else "C"))
+    np.clip(p, 0, 1, out=p)
+    p /= p.sum(axis=1, keepdims=True)
+    return p
 
 
 def check(labels: ArrayLike, pred_probs: ArrayLike, classes: ArrayLike | None) -> Checked:
@@ -51,7 +69,9 @@ def check(labels: ArrayLike, pred_probs: ArrayLike, classes: ArrayLike | None) -
         classes = columns
     p = _probabilities(pred_probs, len(values))
     names = _classes(values, classes, p.shape[1])
-    checked = Checked(_codes(values, names), p, names)
+    some = sample_rows(*p.shape)
+    sample = normalised(p[some], np.float64 if len(some) == len(p) else np.float32)
+    checked = Checked(_codes(values, names), p, names, some, sample)
     _suspect(checked)
     return checked
 
@@ -148,8 +168,10 @@ def _labels(labels: ArrayLike) -> NDArray[Any]:
     return values
 
 
-def _probabilities(pred_probs: ArrayLike, n: int) -> NDArray[np.float64]:
-    p = as_numbers(pred_probs, "pred_probs")
+def _probabilities(pred_probs: ArrayLike, n: int) -> Reals:
+    p = as_array(pred_probs, "pred_probs")
+    if p.dtype not in (np.float32, np.float64):
+        p = as_numbers(p, "pred_probs")
     if p.ndim == 1:
         raise ValueError(
             f"pred_probs must have shape (N, K), one column per class, but has shape {p.shape}: "
@@ -161,21 +183,28 @@ def _probabilities(pred_probs: ArrayLike, n: int) -> NDArray[np.float64]:
         raise ValueError(f"pred_probs has {len(p)} rows for {n} labels: it needs one row per label, in the same order")
     if p.shape[1] < 2:
         raise ValueError(f"pred_probs has {p.shape[1]} column: at least two classes are needed to tell labels apart")
-    out = (p < -1e-6) | (p > 1 + 1e-3)
-    if out.any():
+    sums = p @ np.ones(p.shape[1], p.dtype)
+    if not (p.min() >= -1e-6 and p.max() <= 1 + 1e-3 and np.abs(sums - 1).max() <= 0.01):  # NaN is none of these
+        _complain(p)
+    return p
+
+
+def _complain(p: Reals) -> None:
+    """Say what is wrong with probabilities that are none."""
+    p = as_numbers(p, "pred_probs")
+    if p.min() < -1e-6 or p.max() > 1 + 1e-3:
         raise ValueError(
             f"pred_probs must lie in [0, 1], but ranges from {p.min():.4g} to {p.max():.4g}: "
             "these look like logits, pass their softmax over classes (scipy.special.softmax(logits, axis=1))"
         )
-    p = np.clip(p, 0, 1)
     sums = p.sum(axis=1)
     off = np.abs(sums - 1) > 0.01
     if off.any():
         raise ValueError(
-            f"each row of pred_probs must sum to 1, but {off.sum()} of {n} do not, the first is row {off.argmax()} "
-            f"with {sums[off.argmax()]:.4g}: pass softmax outputs, or divide one-vs-rest scores by their sum"
+            f"each row of pred_probs must sum to 1, but {off.sum()} of {len(p)} do not, the first is row "
+            f"{off.argmax()} with {sums[off.argmax()]:.4g}: pass softmax outputs, "
+            "or divide one-vs-rest scores by their sum"
         )
-    return np.asarray(p / sums[:, None])
 
 
 def _classes(values: NDArray[Any], classes: ArrayLike | None, num_columns: int) -> NDArray[Any]:
@@ -189,7 +218,7 @@ def _classes(values: NDArray[Any], classes: ArrayLike | None, num_columns: int) 
         if pd.Index(names).has_duplicates:
             raise ValueError(f"classes names a class twice: {_list(names[pd.Index(names).duplicated()])}")
         return names
-    found = pd.unique(values)
+    found = _unique(values, num_columns)
     if len(found) == num_columns:
         try:
             return np.sort(found)
@@ -207,7 +236,10 @@ def _classes(values: NDArray[Any], classes: ArrayLike | None, num_columns: int) 
 
 def _codes(values: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     """Labels as positions in classes; integers none of which is a class but that fit 0..K-1 are positions already."""
-    codes = np.asarray(pd.Index(classes).get_indexer(pd.Index(values)), dtype=np.int64)
+    if _are_codes(values, len(classes)) and np.array_equal(classes, np.arange(len(classes))):
+        codes = values.astype(np.int64)
+    else:
+        codes = np.asarray(pd.Index(classes).get_indexer(pd.Index(values)), dtype=np.int64)
     unknown = codes < 0
     if unknown.all() and _are_codes(values, len(classes)):
         codes, unknown = values.astype(np.int64), np.zeros_like(unknown)
@@ -223,14 +255,21 @@ def _codes(values: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     return codes
 
 
+def _unique(values: NDArray[Any], num_classes: int) -> NDArray[Any]:
+    """Each value once; codes are counted, which is faster than looking each one up."""
+    if _are_codes(values, num_classes):
+        return np.flatnonzero(np.bincount(values, minlength=num_classes)).astype(values.dtype)
+    return np.asarray(pd.unique(values))
+
+
 def _are_codes(values: NDArray[Any], num_classes: int) -> bool:
     return bool(values.dtype.kind in "iu" and values.min() >= 0 and values.max() < num_classes)
 
 
 def _suspect(checked: Checked) -> None:
     """Warn of input that is allowed but seldom meant."""
-    given, p, classes = checked.given, checked.p, checked.classes
-    n, num_classes = p.shape
+    given, classes = checked.given, checked.classes
+    n, num_classes = checked.p.shape
     share = np.bincount(given, minlength=num_classes) / n
     if (share == 0).any():
         _warn(
@@ -239,10 +278,10 @@ def _suspect(checked: Checked) -> None:
         )
     if n < ENOUGH:
         return
-    if np.isin(p, (0, 1)).all():
+    if _everywhere(checked, lambda _, p: bool(((p == 0) | (p == 1)).all())):
         _warn("pred_probs holds only zeros and ones: pass predict_proba, not predicted classes, to get a ranking")
-    mine = p[np.arange(n), given]
-    confusion = np.bincount(given * num_classes + p.argmax(axis=1), minlength=num_classes**2)
+    some, p = given[checked.some], checked.sample
+    confusion = np.bincount(some * num_classes + p.argmax(axis=1), minlength=num_classes**2)
     confusion = confusion.reshape(num_classes, num_classes)
     order, moved = _reordered(confusion)
     if moved.any():
@@ -252,19 +291,27 @@ def _suspect(checked: Checked) -> None:
             "pass classes= in the order of the columns (scikit-learn: model.classes_)"
         )
         return
-    if np.trace(confusion) == n:
+    if _everywhere(checked, lambda labels, p: bool((labels == p.argmax(axis=1)).all())):
         _warn(
             "the most probable class equals the label for every sample, so that no label can be found wrong: "
             "use out-of-sample probabilities (lp.cross_val_probs(model, (X, labels))), "
             "and the labels as given, not the predicted ones"
         )
         return
-    surplus = mine - p @ share
-    if (1 - share.max()) * n >= ENOUGH and surplus.mean() <= 2 * surplus.std() / np.sqrt(n):
+    surplus = p[np.arange(len(p)), some] - p @ share
+    if (1 - share.max()) * len(p) >= ENOUGH and surplus.mean() <= 2 * surplus.std() / np.sqrt(len(p)):
         _warn(
             "pred_probs says nothing about the labels (the given class gets no more than its average probability): "
             "check that its rows are in the order of the labels"
         )
+
+
+def _everywhere(checked: Checked, holds: Callable[[NDArray[np.int64], Reals], bool]) -> bool:
+    """Whether something holds for all labels and probabilities: it seldom does even for the sample."""
+    if not holds(checked.given[checked.some], checked.sample):
+        return False
+    n, num_classes = checked.p.shape
+    return len(checked.some) == n or all(holds(checked.given[rows], checked.p[rows]) for rows in blocks(n, num_classes))
 
 
 def _reordered(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from labelproof.issues.checks import check
 from labelproof.issues.posterior import Posterior, infer, soft_confusion
+from labelproof.issues.verdict import fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +80,10 @@ def estimate_noise(labels: ArrayLike, pred_probs: ArrayLike, *, classes: ArrayLi
                [0. , 0.8, 0.2],
                [0.2, 0. , 0.8]])
     """
-    checked = check(labels, pred_probs, classes)
-    return summary(checked.given, checked.classes, infer(checked.given, checked.p))
+    with threadpool_limits(1, user_api="blas"):  # small products: threads take longer to meet than to multiply
+        checked = check(labels, pred_probs, classes)
+        posterior = infer(checked.given, checked.rows(slice(None), np.float64), fitted(checked))
+    return summary(checked.given, checked.classes, posterior)
 
 
 def summary(given: NDArray[np.int64], classes: NDArray[Any], posterior: Posterior) -> NoiseEstimate:

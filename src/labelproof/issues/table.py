@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from labelproof.issues.checks import as_numbers, check, check_column, check_evidence, check_ids
-from labelproof.issues.posterior import infer
+from labelproof.issues.verdict import judge, worst_first
 
 LEVELS = 512  # suspicion is calibrated over at most this many groups of samples
 
@@ -55,26 +56,25 @@ def find_issues(
         3    3   dog       cat      1.0     1     True
         30  30   dog       dog      0.0     2    False
     """
-    checked = check(labels, pred_probs, classes)
+    with threadpool_limits(1, user_api="blas"):
+        checked = check(labels, pred_probs, classes)
     n = len(checked.given)
     names = check_ids(ids, n)
     columns = check_evidence(evidence, n)
     scores = None if suspicion is None else check_column(as_numbers(suspicion, "suspicion"), "suspicion", n)
 
-    proba = infer(checked.given, checked.p).proba
-    rows = np.arange(n)
-    trusted = proba[rows, checked.given]
-    proba[rows, checked.given] = 0
-    p_wrong = np.clip(proba.sum(axis=1), 0, 1)  # not 1 - trusted, which loses what is tiny
-    best_other = proba.argmax(axis=1)
+    with threadpool_limits(1, user_api="blas"):  # small products: threads take longer to meet than to multiply
+        verdict = judge(checked, all_rows=scores is not None)
+    p_wrong = verdict.p_wrong
     if scores is None:
-        order = np.lexsort((trusted, -p_wrong))
+        order = worst_first(verdict.odds)
+        p_wrong[order] = np.minimum.accumulate(p_wrong[order])  # exp() may err in the last digit
     else:
         known = ~np.isnan(scores)
         posterior, p_wrong = p_wrong, p_wrong.copy()
         p_wrong[known] = isotonic(posterior[known], scores[known]) if known.any() else []
-        order = np.lexsort((trusted, -posterior, -np.where(known, scores, -np.inf), -p_wrong))
-    suggested = np.where((p_wrong > 0.5) | (proba[rows, best_other] > trusted), best_other, checked.given)
+        order = np.lexsort((-verdict.odds, -np.where(known, scores, -np.inf), -p_wrong))
+    suggested = np.where((p_wrong > 0.5) | verdict.beaten, verdict.other, checked.given)
     return build_table(order, names, checked.classes[checked.given], checked.classes[suggested], p_wrong, columns)
 
 
@@ -95,7 +95,7 @@ def build_table(
         "rank": np.arange(1, len(order) + 1),
         "flagged": p_wrong[order] > 0.5,
     }
-    return pd.DataFrame(columns | {name: values[order] for name, values in evidence.items()}, index=order)
+    return pd.DataFrame(columns | {name: values[order] for name, values in evidence.items()}, index=order, copy=False)
 
 
 def isotonic(target: NDArray[np.float64], score: NDArray[np.float64]) -> NDArray[np.float64]:
