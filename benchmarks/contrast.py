@@ -24,7 +24,6 @@ The second part times two views of a batch alone. Bound: at most 0.7 times light
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -39,6 +38,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tables import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from two_networks import rounds_of, spread
@@ -352,9 +352,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if "cnn" in found["steps"]:
             found["within_bound"] = found["steps"]["cnn"]["ours_over"][LIGHTLY]["median"] <= BOUND
     print("\n".join(report(found)))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    save(found, args.out)
     return found
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tables import save
 from two_networks import Case, images, quick, rounds_of, spread
 
 from labelproof.core.method import Method
@@ -125,9 +126,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         case = case._replace(data="random") if args.random else case
         found[name] = {**ratios(case._replace(rounds=args.rounds or case.rounds)), **machine}
     print("\n".join(report(found)))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    save(found, args.out)
     return found
 
 

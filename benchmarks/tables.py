@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import traceback
@@ -16,7 +15,10 @@ from typing import Any, TypeVar
 import torch
 from filelock import FileLock, Timeout
 
+from labelproof.bench.tables import spread
 from labelproof.data.atomic import atomically
+
+__all__ = ["REPO", "agrees", "commit", "processes", "save", "share", "spread", "write_block"]
 
 REPO = Path(__file__).resolve().parents[1]
 J = TypeVar("J")
@@ -94,11 +96,8 @@ def commit() -> str:
     return subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
-def spread(values: list[float], digits: int = 1) -> str:
-    """Mean ± standard deviation.
-
-    >>> spread([1.0, 2.0])
-    '1.5 ± 0.7'
-    """
-    sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{sd}"
+def save(found: dict[str, Any], out: Path | None) -> None:
+    """Write what a benchmark found, if it was asked to."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=1) + "\n")

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from passes import Passes, words
+from tables import save
 
 from labelproof.core import nets
 from labelproof.core.method import Method
@@ -280,9 +281,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     elif "cuda" in wanted:
         print("no CUDA device: what streams gain is not measured")
     print("\n".join(report(found)))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    save(found, args.out)
     return found
 
 

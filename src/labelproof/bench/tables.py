@@ -11,7 +11,7 @@ from labelproof.bench.results import Found
 from labelproof.bench.verdict import Gain, compare, gain, ranking, score
 from labelproof.data.noise import of_targets, parse
 from labelproof.recipes import METRICS, Recipe
-from labelproof.recipes.suites import HUMAN, Suite, available_suites, load_suite
+from labelproof.recipes.suites import HUMAN, Suite, packaged
 
 #: Rows that others are compared with: of classification, of regression.
 BASELINES = ("ce", "mse")
@@ -80,7 +80,7 @@ def _published(recipes: Sequence[Recipe], found: Found) -> Section:
         which = f" ({METRICS[metric]})" if len(metrics) > 1 else ""
         theirs = f"{recipe.expected}{which}" if recipe.expected else "–"
         command = f"labelproof bench run {recipe.name}"
-        section.rows.append([recipe.name, theirs, _spread(values), str(compare(recipe, runs)), command])
+        section.rows.append([recipe.name, theirs, spread(values), str(compare(recipe, runs)), command])
     return section
 
 
@@ -128,14 +128,10 @@ def _grid(suite: Suite, found: Found, grid: str) -> list[Section]:
 
 def _command(suite: Suite, row: str, grid: str) -> str:
     """What makes a row of a grid again."""
-    paths = {r.path for r in suite.recipes if r.name in suite.cells and suite.cells[r.name].row == row}
-    path = next(iter(paths))
-    packaged = path.stem in available_suites() and load_suite(path.stem).path == path
-    return (
-        f"labelproof bench run '{row}-{grid.partition(' ')[0]}-*-{path.stem}'"
-        if packaged
-        else f"labelproof bench run {path}"
-    )
+    path = next(r.path for r in suite.recipes if r.name in suite.cells and suite.cells[r.name].row == row)
+    if not packaged(path):
+        return f"labelproof bench run {path}"
+    return f"labelproof bench run '{row}-{grid.partition(' ')[0]}-*-{path.stem}'"
 
 
 def _higher(suite: Suite, grid: str) -> bool:
@@ -159,7 +155,7 @@ def _cell(ours: Mapping[int, float], base: Mapping[int, float] | None, is_base: 
     if not ours:
         return "–"
     against = None if is_base or not base else gain(ours, base, higher=higher)
-    return _spread(list(ours.values()), 2 if not higher else 1) + ("" if against is None else _MARKS[against.word])
+    return spread(list(ours.values()), 2 if not higher else 1) + ("" if against is None else _MARKS[against.word])
 
 
 def _listed(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -220,7 +216,12 @@ def _title(row: str, suite: Suite) -> str:
     return suite.titles.get(row, row)
 
 
-def _spread(values: Sequence[float], digits: int = 1) -> str:
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation; a dash for none.
+
+    >>> spread([1.0, 2.0])
+    '1.5 ± 0.7'
+    """
     if not values:
         return "–"
     sd = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""

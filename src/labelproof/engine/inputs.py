@@ -107,12 +107,9 @@ def prepare(
     rows, held = _split(data, settings)
     _check(data, test, rows, held, settings)
     known, which = (data.x, rows) if isinstance(data.x, np.ndarray) else (_sample(data, rows, settings.seed), None)
-    top = _top(data) if data.is_array else float(known.max()) if len(input_shape(data)) == 3 else None
-    standardise = Standardise.fit(known, which) if encoder is None else _scaling(encoder, data, top)
-    standardise = standardise.to(device)
-    scale = None if data.classes is not None else TargetScale.fit(data.y[rows])
-    if scale is not None:
-        _warn_of(scale, data.y[rows])
+    top = _top(data, known)
+    standardise = (Standardise.fit(known, which) if encoder is None else _scaling(encoder, data, top)).to(device)
+    scale = None if data.classes is not None else _target_scale(data.y[rows])
 
     def codes(of: Data) -> Tensor:
         y = torch.from_numpy(of.y)
@@ -212,8 +209,10 @@ def _absent(data: Data, rows: NDArray[np.int64]) -> list[Any]:
     return [c for c, n in zip(np.asarray(data.classes).tolist(), counts, strict=True) if n == 0]
 
 
-def _top(data: Data) -> float | None:
-    return float(data.x.max()) if isinstance(data.x, np.ndarray) and data.x.ndim == 4 else None
+def _top(data: Data, sample: Any = None) -> float | None:
+    """The largest value of images; of streamed ones that of a sample, if there is one."""
+    x = data.x if isinstance(data.x, np.ndarray) else sample
+    return None if x is None or x.ndim != 4 else float(x.max())
 
 
 def _check_streams(method: Method, data: Data, streams: Mapping[str, Data]) -> None:
@@ -334,8 +333,9 @@ def _check_finite(data: Data, name: str) -> None:
         )
 
 
-def _warn_of(scale: TargetScale, y: NDArray[Any]) -> None:
-    """Say how many targets are cut, and if one value stands out."""
+def _target_scale(y: NDArray[Any]) -> TargetScale:
+    """The scale of the targets; how many of them are cut is said, and if one value stands out."""
+    scale = TargetScale.fit(y)
     off = ((torch.from_numpy(y).double() - scale.centre) / scale.scale).abs().max(1).values
     if (count := int((off > FAR).sum())) > 0:
         warnings.warn(
@@ -351,6 +351,7 @@ def _warn_of(scale: TargetScale, y: NDArray[Any]) -> None:
             "right targets may look wrong; those might better be told apart by a classifier first",
             stacklevel=5,
         )
+    return scale
 
 
 def _check_like(data: Data, other: Data, name: str) -> None:

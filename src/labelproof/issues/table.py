@@ -56,14 +56,12 @@ def find_issues(
         3    3   dog       cat      1.0     1     True
         30  30   dog       dog      0.0     2    False
     """
-    with threadpool_limits(1, user_api="blas"):
-        checked = check(labels, pred_probs, classes)
-    n = len(checked.given)
-    names = check_ids(ids, n)
-    columns = check_evidence(evidence, n)
-    scores = None if suspicion is None else check_column(as_numbers(suspicion, "suspicion"), "suspicion", n)
-
     with threadpool_limits(1, user_api="blas"):  # small products: threads take longer to meet than to multiply
+        checked = check(labels, pred_probs, classes)
+        n = len(checked.given)
+        names = check_ids(ids, n)
+        columns = check_evidence(evidence, n)
+        scores = None if suspicion is None else check_column(as_numbers(suspicion, "suspicion"), "suspicion", n)
         verdict = judge(checked, all_rows=scores is not None)
     p_wrong = verdict.p_wrong
     if scores is None:

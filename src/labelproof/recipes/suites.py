@@ -96,6 +96,11 @@ def available_suites() -> list[str]:
     return sorted(p.stem for p in _FOLDER.glob("*.toml"))
 
 
+def packaged(path: Path) -> bool:
+    """Whether a suite is one of those that are known by name."""
+    return path.parent == _FOLDER
+
+
 def load_suite(name: str) -> Suite:
     """Read and check a suite.
 
@@ -174,7 +179,7 @@ def _grid(grid: Mapping[str, Any], suite: Mapping[str, Any], path: Path) -> list
             told = float(rate) if rate else grid.get("rate")
             if noise != HUMAN:
                 train["noise"] = noise
-            train = {key: told if value == "{rate}" else value for key, value in train.items() if value != "{none}"}
+            train = {key: told if value == "{rate}" else value for key, value in train.items()}
             if None in train.values():
                 raise ValueError(f"suite {path}: row {row} is told the rate: grid.rate of {grid['name']} is missing")
             slug = HUMAN if noise == HUMAN else f"{_SHORT.get(kind, kind)}{round(100 * float(rate))}"
