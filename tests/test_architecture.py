@@ -28,7 +28,7 @@ ALLOWED = {
     "estimators": {"core", "data", "engine", "methods", "networks", "runs"},
     "integrations": {"core", "data", "functional", "losses"},
     "recipes": {"core"},
-    "bench": {"core", "data", "engine", "recipes"},
+    "bench": {"core", "data", "engine", "recipes", "report"},
     "demo": {"core", "data", "engine", "methods", "report", "runs"},
     "__main__": {"cli"},
     "flags": {"core", "data", "engine", "methods", "procedures", "recipes"},

@@ -134,10 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         stop(str(error) or type(error).__name__)
     except KeyboardInterrupt:
-        stop(
-            "stopped"
-            + ("; from the first checkpoint on, --resume goes on" if run in (train, pretrain, clean, theory) else "")
-        )
+        resumed = run in (train, pretrain, clean, theory)
+        again = "; the same command goes on where it was" if run is bench else ""
+        stop("stopped" + ("; from the first checkpoint on, --resume goes on" if resumed else again))
     return 0
 
 

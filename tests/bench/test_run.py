@@ -240,6 +240,12 @@ def test_what_fails_does_not_stop_the_others(jobs: str, tmp_path: Path) -> None:
     told = bench("failing.toml", "--results", "results", "--data-dir", "empty", "--jobs", jobs, code=1)
     assert [p.name for p in (tmp_path / "results").iterdir()] == ["ce-digits-sym40-failing-seed0.json"]
     assert "2 of 3 runs failed" in told
+    at_once = re.findall(r"\[\d/3\] (\S+?)(: no result, see \S+\.log)?, \d+ minutes left", told)
+    assert sorted(at_once) == [
+        ("ce-digits-sym40-failing-seed0", ""),
+        ("ce-gone-sym40-failing-seed0", ": no result, see runs/bench/ce-gone-sym40-failing-seed0.log"),
+        ("ce-image-human-failing-seed0", ": no result, see runs/bench/ce-image-human-failing-seed0.log"),
+    ]
     assert re.search(r"ce-gone-sym40-failing-seed0\W.*gone\.csv", told)
     assert re.search(r"ce-image-human-failing-seed0\W.*(--data-dir|LABELPROOF_DATA)", told), "how to get it"
     assert "Traceback" not in told

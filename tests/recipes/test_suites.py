@@ -138,6 +138,12 @@ def test_mistakes_name_the_file_and_the_key(mine: Path, change: tuple[str, str],
     assert says in str(error.value)
 
 
+def test_a_suite_of_nothing(mine: Path) -> None:
+    mine.write_text('title = "mine"\nseeds = 2\n')
+    with pytest.raises(ValueError, match=r"mine\.toml: it names no recipes and has no \[\[grid\]\]"):
+        load_suite(str(mine))
+
+
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown suite 'co-teachin': did you mean 'co-teaching'"):
         load_suite("co-teachin")

@@ -134,10 +134,11 @@ def run_all(
         return 0
     began, ended = time.monotonic(), iter(range(1, len(jobs) + 1))
 
-    def told(name: str) -> None:
+    def told(name: str, there: bool) -> None:
         number = next(ended)
         left = (time.monotonic() - began) / number * (len(jobs) - number) / 60
-        console.print(f"[{number}/{len(jobs)}] {name}, {left:.0f} minutes left", highlight=False, markup=False)
+        said = name if there else f"{name}: no result, see {work / name}.log"
+        console.print(f"[{number}/{len(jobs)}] {said}, {left:.0f} minutes left", highlight=False, markup=False)
 
     work = Path("runs", "bench")
     if jobs and not quiet:
@@ -159,9 +160,25 @@ def show_table(name: str, folder: Path, out: Path | None) -> None:
     if out is None:
         console.print(tables.markdown(made), highlight=False, markup=False)
         return
-    text = tables.html(made) if out.suffix == ".html" else tables.markdown(made, level=1)
-    atomically(out, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_page(made, out)
     console.print(f"written to {escape(str(out))}", highlight=False)
+
+
+def write_page(made: Sequence[tables.Section], out: Path, level: int = 1) -> None:
+    """A page of HTML that needs nothing else, or one of Markdown with its figures beside it: `NAME-1.svg` and so on."""
+    if out.suffix == ".html":
+        text = tables.html(made)
+    else:
+        drawn = [section.figure for section in made if section.figure]
+        names = [f"{out.stem}-{k}.svg" for k in range(1, len(drawn) + 1)]
+        for name, svg in zip(names, drawn, strict=True):
+            _write(out.with_name(name), svg)
+        text = tables.markdown(made, level, names)
+    _write(out, text)
+
+
+def _write(path: Path, text: str) -> None:
+    atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _of_pattern(pattern: str) -> Suite:

@@ -104,7 +104,7 @@ def perform(
     *,
     words: Words,
     launcher: Launcher | None = None,
-    told: Callable[[str], None] | None = None,
+    told: Callable[[str, bool], None] | None = None,
 ) -> dict[str, Failure]:
     """Run jobs; each that finishes leaves its result at once.
 
@@ -117,7 +117,7 @@ def perform(
         work: of the runs while they last.
         words: from flags to words.
         launcher: where several run side by side.
-        told: is called with the name of each job that ends.
+        told: is called with the name of each job that ends, and whether its result is there.
 
     Returns:
         What went wrong, by name of the job.
@@ -131,7 +131,9 @@ def perform(
         trial.write_text("")
         trial.unlink()
     one = partial(_perform, words=words, folder=folder.absolute(), work=work.absolute())
-    said = (launcher or Processes(1)).run([partial(one, job=j) for j in jobs], [j.name for j in jobs], told=told)
+    paths = {j.name: results.path_of(folder, j.recipe, j.seed) for j in jobs}
+    tell = None if told is None else lambda name: told(name, paths[name].exists())
+    said = (launcher or Processes(1)).run([partial(one, job=j) for j in jobs], list(paths), told=tell)
     return {job.name: failure for job, failure in zip(jobs, said, strict=True) if failure is not None}
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from labelproof.bench.figures import gains_figure
 from labelproof.bench.results import Found
 from labelproof.bench.verdict import Gain, compare, gain, ranking, score
 from labelproof.data.noise import of_targets, parse
 from labelproof.recipes import METRICS, Recipe
 from labelproof.recipes.suites import HUMAN, Suite, packaged
+from labelproof.report.figures import data_uri
 
 #: Rows that others are compared with: of classification, of regression.
 BASELINES = ("ce", "mse")
@@ -24,7 +27,18 @@ _LEGEND = (
 
 @dataclass
 class Section:
-    """A heading, what is said under it, and a table; `code`: the columns of commands; `marked`: scores have marks."""
+    """A heading, what is said under it, a figure and a table.
+
+    Attributes:
+        title: the heading.
+        text: paragraphs.
+        header: of the columns.
+        rows: text of each cell.
+        code: the columns that hold commands.
+        marked: whether scores have marks.
+        figure: an SVG file, or nothing.
+        alt: what the figure shows, for who cannot see it.
+    """
 
     title: str
     text: list[str] = field(default_factory=list)
@@ -32,6 +46,8 @@ class Section:
     rows: list[list[str]] = field(default_factory=list)
     code: tuple[int, ...] = ()
     marked: bool = False
+    figure: str = ""
+    alt: str = ""
 
 
 def sections(suite: Suite, found: Found) -> list[Section]:
@@ -41,10 +57,11 @@ def sections(suite: Suite, found: Found) -> list[Section]:
     if published:
         made.append(_published(published, found))
     grids = dict.fromkeys(cell.grid for cell in suite.cells.values())
+    if grids:
+        made += _overall(suite, found)
     for grid in grids:
         made += _grid(suite, found, grid)
     if grids:
-        made += _overall(suite, found)
         made.append(_notes(suite))
     if found.refused:
         told = [f"`{name}`: {why}" for name, why in sorted(found.refused.items())]
@@ -164,45 +181,72 @@ def _listed(runs: Sequence[Mapping[str, Any]]) -> str:
     return " / ".join(f"{statistics.mean(v):.3f}" for v in zip(*kept, strict=True)) if kept else "–"
 
 
+def _gains(suite: Suite, found: Found, grid: str) -> dict[str, dict[str, Gain]]:
+    """What each row gains on the baseline, by column and row; nothing where no seed has both."""
+    rows, noises = _order(suite, grid)
+    scores, higher, base = _scores(suite, found, grid), _higher(suite, grid), _baseline(rows)
+    if base is None:
+        return {}
+    compared = scores.get(base, {})
+    made = {
+        noise: {
+            row: got
+            for row, by_noise in scores.items()
+            if row != base and (got := gain(by_noise.get(noise, {}), compared.get(noise, {}), higher=higher))
+        }
+        for noise in noises
+    }
+    return {f"{grid} {'human labels' if noise == HUMAN else noise}": each for noise, each in made.items() if each}
+
+
 def _overall(suite: Suite, found: Found) -> list[Section]:
-    """Gains over cross-entropy in each column, and mean ranks."""
-    table: dict[str, dict[str, float]] = {}
-    gains: dict[str, list[Gain]] = {}
-    columns: list[str] = []
-    for grid in dict.fromkeys(c.grid for c in suite.cells.values()):
-        rows, noises = _order(suite, grid)
-        scores, base = _scores(suite, found, grid), _baseline(rows)
-        if not _higher(suite, grid) or base is None:
-            continue  # methods for regression are another set
-        columns += [f"{grid} {noise}" for noise in noises]
-        for row in rows:
-            for noise in noises:
-                ours = scores.get(row, {}).get(noise, {})
-                if ours:  # seeds of a column go up and down together: their mean is one observation
-                    table.setdefault(row, {})[f"{grid} {noise}"] = statistics.mean(ours.values())
-                found_gain = gain(ours, scores.get(base, {}).get(noise, {}))
-                if row != base and found_gain is not None and found_gain.pairs > 1:
-                    gains.setdefault(row, []).append(found_gain)
-    complete = {row: values for row, values in table.items() if len(values) == len(columns)}
-    ranks = {each.name: each for each in ranking(complete)}
+    """Gains over the baseline in each column, and mean ranks, of classification and of regression."""
+    grids = dict.fromkeys(c.grid for c in suite.cells.values())
+    made = []
+    for higher, title in ((True, "Which method helps"), (False, "Which method helps in regression")):
+        chosen = [grid for grid in grids if _higher(suite, grid) == higher]
+        columns = {column: each for grid in chosen for column, each in _gains(suite, found, grid).items()}
+        if any(g.pairs > 1 for each in columns.values() for g in each.values()):
+            made.append(_helps(suite, columns, title, higher=higher))
+    return made
+
+
+def _helps(suite: Suite, columns: Mapping[str, Mapping[str, Gain]], title: str, *, higher: bool) -> Section:
+    """Rows that are the same method under another name (PRL-G on another network) are one here."""
+    named = {c: {_title(row, suite): g for row, g in each.items()} for c, each in columns.items()}
+    everywhere = set.intersection(*(set(each) for each in named.values()))
+    scores = {name: {c: each[name].mean for c, each in named.items()} for name in everywhere}
+    baseline = _title(BASELINES[0 if higher else 1], suite)
+    ranks = {r.name: r for r in ranking({**scores, baseline: dict.fromkeys(named, 0.0)})}
+    gains = {name: [each[name] for each in named.values() if name in each] for each in named.values() for name in each}
+    order = sorted(gains, key=lambda name: (ranks[name].mean if name in ranks else math.inf, name))
+    unit = "points" if higher else "RMSE saved"
     section = Section(
-        "Which method helps",
+        title,
         [
             "Mean rank among the rows that have a result in every column (1 is best), with the 95 % interval of a "
-            "bootstrap over columns; in how many columns a method gains on cross-entropy, loses, or does neither.",
+            f"bootstrap over columns; in how many columns a method gains on {baseline}, loses, or does neither.",
         ],
-        ["", "mean rank", "gain", "loss", "no gain", "mean gain, points", "in short"],
+        ["", "mean rank", "gain", "loss", "no gain", f"mean gain, {unit}", "in short"],
     )
-    for row in sorted(gains, key=lambda r: ranks[r].mean if r in ranks else 1e9):
-        words = [g.word for g in gains[row]]
-        counts = [words.count(w) for w in ("gain", "loss", "no gain")]
-        rank = (
-            f"{ranks[row].mean:.1f} ({ranks[row].low:.1f} to {ranks[row].high:.1f})" if row in ranks else "incomplete"
-        )
-        mean = statistics.mean(g.mean for g in gains[row])
-        short = "helps here" if counts[0] > counts[1] + counts[2] else "no gain over cross-entropy in most columns"
-        section.rows.append([_title(row, suite), rank, *map(str, counts), f"{mean:+.1f}", short])
-    return [section] if section.rows else []
+    for name in sorted([*order, baseline], key=lambda name: ranks[name].mean if name in ranks else math.inf):
+        r = ranks.get(name)
+        rank = f"{r.mean:.1f} ({r.low:.1f} to {r.high:.1f})" if r else "incomplete"
+        section.rows.append([name, rank, *(_counts(gains[name], baseline, higher) if name in gains else ["–"] * 5)])
+    what = f"gain over {baseline}, {unit}"
+    section.figure = gains_figure(named, order, xlabel=f"{what}, with its 95 % interval over seeds")
+    section.alt = (
+        f"{what}: a panel for each of {', '.join(named)}, a line for each method; the tables have the numbers."
+    )
+    return section
+
+
+def _counts(gains: Sequence[Gain], baseline: str, higher: bool) -> list[str]:
+    words = [g.word for g in gains]
+    counts = [words.count(w) for w in ("gain", "loss", "no gain")]
+    mean = statistics.mean(g.mean for g in gains)
+    short = "helps here" if counts[0] > counts[1] + counts[2] else f"no gain over {baseline} in most columns"
+    return [*map(str, counts), f"{mean:+.{1 if higher else 2}f}", short]
 
 
 def _notes(suite: Suite) -> Section:
@@ -228,13 +272,22 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{statistics.mean(values):.{digits}f}{sd}"
 
 
-def markdown(made: Sequence[Section], level: int = 2) -> str:
-    """The sections as Markdown, the first one's title as a heading of that level."""
+def markdown(made: Sequence[Section], level: int = 2, figures: Sequence[str] = ()) -> str:
+    """The sections as Markdown, the first one's title as a heading of that level.
+
+    Args:
+        made: the sections.
+        level: of the first heading.
+        figures: addresses of the figures, in the order of the sections that have one; none are shown without.
+    """
+    links = iter(figures)
     lines: list[str] = []
     for k, section in enumerate(made):
         lines += [f"{'#' * (level + (k > 0))} {_plain(section.title)}", ""]
         for text in section.text:
             lines += [_plain(text), ""]
+        if figures and section.figure:
+            lines += [f"![{_plain(section.alt)}]({next(links)})", ""]
         if section.rows:
             lines += [_line(section.header), "|" + "---|" * len(section.header)]
             rows = [[f"`{v}`" if c in section.code and v else _plain(v) for c, v in enumerate(r)] for r in section.rows]
@@ -259,7 +312,7 @@ def html(made: Sequence[Section]) -> str:
 
     template = files("labelproof.bench").joinpath("table.html").read_text(encoding="utf-8")
     pages = Environment(autoescape=True, trim_blocks=True)
-    pages.filters["marked"] = _marked
+    pages.filters |= {"marked": _marked, "as_image": lambda svg: data_uri("svg+xml", svg.encode())}
     return str(pages.from_string(template).render(sections=made))
 
 

@@ -150,6 +150,8 @@ def _check(found: Mapping[str, Any], path: Path) -> None:
     if found["seeds"] < 1 or isinstance(found["seeds"], bool):
         raise ValueError(f"suite {path}: seeds={found['seeds']} must be a whole number above 0")
     grids = found.get("grid", [])
+    if not grids and not found.get("recipes"):
+        raise ValueError(f"suite {path}: it names no recipes and has no [[grid]]")
     names = [grid.get("name") for grid in grids]
     spelt = [str(noise).partition(":")[0] for grid in grids for noise in grid.get("noises", [])]
     for row, spec in found.get("rows", {}).items():

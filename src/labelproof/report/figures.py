@@ -396,7 +396,7 @@ def data_uri(kind: str, content: bytes) -> str:
     """A picture file as an address that holds all of it.
 
     Args:
-        kind: `"png"`, `"jpeg"` or `"gif"`.
+        kind: `"png"`, `"jpeg"`, `"gif"` or `"svg+xml"`.
         content: the file.
 
     >>> data_uri("gif", b"GIF89a")
