@@ -109,6 +109,17 @@ def test_lists_of_wrong_labels_are_means(suite: Suite, folder: Path) -> None:
     assert found["elr"][:2] == ["–", "–"]
 
 
+def test_how_noisy_it_is_said_to_be(suite: Suite, folder: Path) -> None:
+    rates, flagged = [0.30, 0.34, 0.38], [(None, 0.0), (0.5, 0.1), (1.0, 0.2)]  # nothing flagged has no precision
+    for seed, (rate, (precision, recall)) in enumerate(zip(rates, flagged, strict=True)):
+        listed = {"noise_rate": rate, "flagged_precision": precision, "flagged_recall": recall, "wrong": 719}
+        leave(folder, suite, f"ce-{SYM}", seed, {"test_accuracy": 0.5}, list=listed)
+    section = made(suite, folder)["digits: how noisy it is said to be"]
+    assert section.header == ["", "symmetric:0.4, 50.0 %", "pairflip:0.35"]  # 719 of 1,438
+    assert rows(section)["cross-entropy"] == ["34.0 ± 4.0, 0.75 / 0.10", "–"]
+    assert rows(section)["elr"] == ["–", "–"]
+
+
 def test_time_of_a_run_that_was_resumed_is_not_that_of_a_whole_one(suite: Suite, folder: Path) -> None:
     leave(folder, suite, f"ce-{SYM}", 0, cpu_seconds=100.0)
     leave(folder, suite, f"ce-{SYM}", 1, cpu_seconds=2.0, resumed=True)

@@ -131,6 +131,20 @@ def _grid(suite: Suite, found: Found, grid: str) -> list[Section]:
         ["", *names, "CPU seconds", "command"],
         code=(len(names) + 2,),
     )
+    told = Section(
+        f"{grid}: how noisy it is said to be",
+        [
+            "The estimated share of wrong labels, % (mean ± sd), then precision / recall of what is flagged. What is "
+            "wrong in truth stands above."
+        ],
+        [
+            "",
+            *(
+                _with_share(n, list(_runs(suite, found, rows[0], grid, key)))
+                for n, key in zip(names, noises, strict=True)
+            ),
+        ],
+    )
     for row in rows:
         values, compared = by_row.get(row, {}), by_row.get(base or "", {})
         line = [_cell(values.get(n, {}), compared.get(n), row == base, higher) for n in noises]
@@ -140,7 +154,8 @@ def _grid(suite: Suite, found: Found, grid: str) -> list[Section]:
         seconds = [r.get("cpu_seconds") or r["seconds"] for r in whole]
         taken = f"{statistics.mean(seconds):.0f}" if seconds else "–"
         lists.rows.append([_title(row, suite), *(_listed(each) for each in runs), taken, _command(suite, row, grid)])
-    return [main, lists]
+        told.rows.append([_title(row, suite), *map(_said, runs)])
+    return [main, lists, told]
 
 
 def _command(suite: Suite, row: str, grid: str) -> str:
@@ -197,6 +212,23 @@ def _gains(suite: Suite, found: Found, grid: str) -> dict[str, dict[str, Gain]]:
         for noise in noises
     }
     return {f"{grid} {'human labels' if noise == HUMAN else noise}": each for noise, each in made.items() if each}
+
+
+def _with_share(noise: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """The noise, and how many labels are wrong by it."""
+    shares = [100 * r["list"]["wrong"] / r["data"]["n"] for r in runs if r["list"].get("wrong") is not None]
+    return f"{noise}, {statistics.mean(shares):.1f} %" if shares else noise
+
+
+def _said(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What the lists say of how noisy the data is; nothing flagged has no precision."""
+    rates = [100 * r["list"]["noise_rate"] for r in runs if r["list"].get("noise_rate") is not None]
+    if not rates:
+        return "–"
+    known = [[r["list"].get(f"flagged_{k}") for r in runs] for k in ("precision", "recall")]
+    means = [[v for v in each if v is not None] for each in known]
+    texts = [f"{statistics.mean(each):.2f}" if each else "–" for each in means]
+    return f"{spread(rates)}, {' / '.join(texts)}"
 
 
 def _overall(suite: Suite, found: Found) -> list[Section]:
