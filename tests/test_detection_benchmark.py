@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +20,6 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name, value in {
         "RESULTS": tmp_path / "detection.json",
         "PAGE": tmp_path / "page.md",
-        "RUNS": tmp_path / "bench",
         "SIZES": ((3000, 4),),
         "TYPES": ("float32",),
         "SIMULATED": ("pairflip 0.2",),
@@ -68,24 +66,6 @@ def test_measures_once_and_writes_the_section(script: ModuleType, monkeypatch: p
     monkeypatch.setattr(script, "measure_quality", lambda *_: pytest.fail("measured again"))
     script.main()
     assert script.PAGE.read_text() == text
-
-
-def test_methods_lists_come_from_the_results_of_bench(script: ModuleType, tmp_path: Path) -> None:
-    assert script.methods_table(tmp_path / "none") == []
-    folder = tmp_path / "bench"
-    folder.mkdir()
-    for method, seed, ap in (("elr", 0, 0.9), ("elr", 1, 0.8), ("ce", 0, 0.6)):
-        run = {
-            "method": method,
-            "data": {"name": "mnist", "n": 10_000, "task": "classification"},
-            "noise": {"kind": "symmetric", "nominal_rate": 0.4},
-            "list": {"average_precision": ap, "precision_at_wrong": ap - 0.1},
-        }
-        (folder / f"{method}-seed{seed}.json").write_text(json.dumps(run))
-    assert script.methods_table(folder)[2:] == [
-        "| mnist, 10,000, symmetric 0.4 | elr | 2 | 0.850 | 0.750 |",
-        "| mnist, 10,000, symmetric 0.4 | ce | 1 | 0.600 | 0.500 |",
-    ]
 
 
 def test_the_best_average_precision_is_in_bold(script: ModuleType) -> None:

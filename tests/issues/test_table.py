@@ -169,3 +169,14 @@ def test_a_million_samples_take_seconds():
     p /= p.sum(axis=1, keepdims=True)
     table = li.find_issues(labels, p)
     assert table["flagged"].mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_three_hundred_classes_keep_their_names():
+    """Codes are looked up as short integers."""
+    rng = np.random.default_rng(0)
+    given = np.arange(900) % 300
+    p = rng.dirichlet(np.full(300, 0.1), 900) * 0.2 + 0.8 * np.eye(300)[given]
+    p[5] = np.roll(p[5], 290)
+    table = li.find_issues(given, p).sort_index()
+    np.testing.assert_array_equal(table["given"], given)
+    assert table["suggested"][5] == 295

@@ -10,28 +10,44 @@ the model is sure, disagreement is noise, not ignorance (confident learning: Nor
 | p | `p` | (N, K) | predicted probabilities, by a model that saw given labels |
 | T | `transition` | (K, K) | P(given j given true k), rows sum to one |
 | q | `q` | (N, K) | p with the noise taken out: probabilities of the *true* class, uncalibrated |
+| d | `decided` | (N,) | the class of the largest q |
 | a | `slope` | | how sharp q should be (1 / temperature) |
+| log b | `offset` | (K, K) | by class decided for (rows): how much more often it is truly j than q says |
 | s | `s` | (N, K) | q calibrated |
 | r | `r` | (N, K) | P(true k given p and the given label): the result |
 
     p_i = T' q_i                                                            (1)  what training on noisy labels does
     q <- q * (T (p / T' q))^w     w = 1, 2, 2, 2, 2, from the mean of all p (2)  undo it: maximum likelihood for (1)
-    s_ik = softmax_k(a log q_ik)                                            (3)  calibrate
+    s_ij = softmax_j(a log q_ij + log b[d_i, j])                            (3)  calibrate
     r_ik = s_ik T[k, y_i] / sum_l s_il T[l, y_i]                            (4)  Bayes, y_i the given label
-    T[k, j] = (sum_i r_ik [y_i = j] + c T0[k, j]) / (sum_i r_ik + c)        (5)  the noise these r imply
+    T[k, j] / T[k, k] = sum_(d_i = k, y_i = j, U_ij) r_ik / #(d_i = k, y_i = k, U_ij)     (5)  the noise these r imply
     a <- argmax_a sum_ik r_ik log s_ik     (one Newton step)                (6)  the calibration these r imply
+    b[k, j] <- b[k, j] (c + sum_(d_i = k) r_ij) / (c + sum_(d_i = k) s_ij)       with c = 30 samples
 
 (3) to (6) are EM for the likelihood of the given labels, sum_i log sum_k s_ik T[k, y_i]; (2) is repeated with each
-better T. Its w = 1 is maximum likelihood's own step; longer ones get as far in five as those in ten. (5) shrinks
-towards T0, one noise rate for all classes (c = 10 labels), so that a class of ten samples borrows from the others.
-Before that, the wrong labels of a class are drawn towards how often each label occurs, by as much as chance explains of
-the differences between classes (`drawn_together`): where noise is symmetric, a few flips into one class and none into
-another mean nothing. EM needs a start that already tells noise from ambiguity, as both explain a disagreement: T is
-counted over hard decisions, r_ik = [k = argmax q_i], five times with (2) between. That start takes every
-mistake of the model for a wrong label; EM then hands back those that the model was unsure about. Of a class that the
-model hardly ever decides for (in fewer cases than 2 % of its labels) nothing is known: the start takes all its labels
-for right. Of many samples, some are fitted, and T is then counted once more twice over the r of six times as many
-(`verdict.fitted`).
+better T. Its w = 1 is maximum likelihood's own step; longer ones get as far in five as those in ten (three are taken
+of 32 classes or more). b needs 30 samples for each pair of classes; where there are fewer it stays 1.
+
+U_ij in (5) chooses the samples in which the model holds j for less likely, beside k, than it usually does where it
+decides for k: log q_ij - log q_ik is no larger than its mean over all i with d_i = k. The choice looks at p alone, so
+that it changes nothing of what is counted where (4) holds; but where the model confuses j and k it leaves out the
+samples that it confuses, whose labels would be taken for wrong. The rates (5) are drawn towards how often each label
+occurs, by as much as chance explains of the differences between classes (7, `learning.drawn_together`): where noise is
+symmetric, a few flips into one class and none into another mean nothing. Rows of T are then drawn towards one noise
+rate for all classes (10 labels' worth), so that a class of ten samples borrows from the others.
+
+A weak model's mistakes still look like class-dependent noise. EM is therefore run twice, with T as it is and with T
+whose wrong labels are spread as labels are; the one is taken that predicts labels better, by the sum of
+log P(given label) with each sample's own share in T taken out (leave one out: many cells are no advantage in
+themselves). That needs b, which both have to explain the model's mistakes by. A model that predicts noisy labels to
+perfection leaves nothing to tell the two by, and class-dependent noise then passes for its mistakes; so the even T must
+also account for more than half of the labels that the other one believes wrong.
+
+EM needs a start that already tells noise from ambiguity, as both explain a disagreement: T is counted over hard
+decisions, r_ik = [k = d_i], up to five times with (2) between. That start takes every mistake of the model for a wrong
+label; EM then hands back those that the model was unsure about. Of a class that the model hardly ever decides for (in
+fewer cases than 2 % of its labels) nothing is known: the start takes all its labels for right. Of many samples, some
+are fitted, and the last two steps are taken with more (`verdict.fitted`).
 
 **Models that did not learn the noise** (trained on clean labels, or robustly) have p = q, and (2) would do harm. Where
 the model decides for k, compare its mean probabilities with the shares of the labels, T as counted at the start: the
@@ -64,13 +80,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating[Any]]  # float64 or float32: where there are many samples, half the memory is half the time
 Codes = NDArray[np.int64]
-Parts = list[tuple[Codes, Reals]]  # labels and rows of some samples, so few that they stay in a core's cache
 
 TINY = 1e-6  # least probability: log-odds beyond 14 say nothing about noise
 FIT_ROWS, FIT_CELLS = 10_000, 500_000  # T and a are fitted on at most so many samples and probabilities,
 FIT_PER_CLASS = 5  # but on so many samples for each class at least;
-COUNTED = 6  # T is then counted again, over so many times as many
-POWERS = (1, 2, 2, 2, 2)  # the w of (2)
+COUNTED, COUNTED_CELLS = 6, 1_000_000  # EM ends on so many times as many, but on no more probabilities than this
+POWERS = (1, 2, 2, 2, 2)  # the w of (2),
+SHORT = (1, 2, 2)  # of many classes, whose products take most of the time, and while T is sought
 MANY = 32  # classes; what is fast for few of them is slow for so many
 BLOCK_CELLS = 128_000  # so many probabilities are looked at together: what lies in a core's cache
 
@@ -94,13 +110,14 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Fit:
-    """What was learned about noise and model from some of the samples.
+    """What `learning` found out about noise and model.
 
     Attributes:
         prior: `(K,)` mean probabilities, where (2) starts.
         unmixing: `(K, K)` the T of (2); None where the model did not learn the noise.
         transition: `(K, K)` the T of (4); None where the label must not be counted twice.
         slope: the a of (3).
+        offset: `(K, K)` the log b of (3); None: zeros.
         errors: as in `Posterior`.
     """
 
@@ -108,6 +125,7 @@ class Fit:
     unmixing: Floats | None
     transition: Floats | None
     slope: float
+    offset: Floats | None
     errors: float
 
     def believe(self, given: Codes, p: Reals) -> Reals:
@@ -120,12 +138,17 @@ class Fit:
         Returns:
             `(N, K)`, of p's dtype and order; rows sum to one.
         """
-        return _believe(_calibrate(_true_classes(p, self.unmixing, self.prior), self.slope), given, self.transition)
+        return bayes(self.calibrated(p), given, self.transition)
+
+    def calibrated(self, p: Reals) -> Reals:
+        """The s of (3), `(N, K)`: what is believed before the labels are looked at."""
+        return sharpened(np.log(true_classes(p, self.unmixing, self.prior)), self.slope, self.offset)
 
 
 def sample_rows(n: int, num_classes: int) -> Codes:
     """The rows that noise is counted over, sorted: all of them, or some at random, the same each time."""
-    most = COUNTED * fit_rows(num_classes)
+    fit = fit_rows(num_classes)
+    most = max(min(COUNTED * fit, COUNTED_CELLS // num_classes), fit)
     return np.arange(n) if most >= n else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
@@ -140,23 +163,28 @@ def in_order(p: Reals) -> Reals:
 
 
 def top(p: Reals) -> Codes:
-    """The most probable class of each row, `(N,)`."""
-    return np.asarray(np.ascontiguousarray(p).argmax(axis=1), dtype=np.int64)
+    """The most probable class of each row, `(N,)`; the first of equal ones."""
+    if p.flags.c_contiguous:
+        return np.asarray(p.argmax(axis=1), dtype=np.int64)
+    most, found = p.max(axis=1), np.zeros(len(p), np.int8 if p.shape[1] < 128 else np.int64)
+    for k in range(p.shape[1] - 1, 0, -1):  # down long columns, which is far faster than along short rows
+        np.copyto(found, k, where=p[:, k] == most)
+    np.copyto(found, 0, where=p[:, 0] == most)
+    return found.astype(np.int64)
 
 
-def infer(given: Codes, p: Reals, fit: Fit | None = None) -> Posterior:
+def infer(given: Codes, p: Reals, fit: Fit) -> Posterior:
     """Infer each sample's true class from its given label and predicted probabilities.
 
     Args:
         given: `(N,)` int64 class codes in 0..K-1.
         p: `(N, K)`, rows sum to one.
-        fit: what is known of noise and model; None: learned from all of the samples.
+        fit: what is known of noise and model.
 
     Returns:
         The posterior; time is O(N K^2), memory O(N K).
     """
     n, num_classes = p.shape
-    fit = fit or learn(given, p)
     proba, counts = np.empty((n, num_classes)), np.zeros((num_classes, num_classes))
     for rows in blocks(n, num_classes):
         proba[rows] = fit.believe(given[rows], in_order(p[rows]))
@@ -164,14 +192,14 @@ def infer(given: Codes, p: Reals, fit: Fit | None = None) -> Posterior:
     return Posterior(proba, shrunk_rows(counts), fit.errors, memorised=fit.transition is None)
 
 
-def unmix(p: Reals, transition: Floats, prior: Floats, powers: tuple[int, ...] = POWERS) -> Reals:
+def unmix(p: Reals, transition: Floats, prior: Floats, powers: tuple[int, ...] | None = None) -> Reals:
     """Take the noise out of predictions of noisy labels, equation (2).
 
     Args:
         p: `(N, K)`, probabilities of the given labels, rows sum to one.
         transition: `(K, K)` float64, P(given j | true k).
         prior: `(K,)` float64, positive, where the steps start.
-        powers: the w of each step, the first of which is 1.
+        powers: the w of each step, the first of which is 1; None: `POWERS`, or `SHORT` for many classes.
 
     Returns:
         `(N, K)` of p's dtype in [1e-6, 1], rows sum to one: probabilities of the true classes.
@@ -181,6 +209,7 @@ def unmix(p: Reals, transition: Floats, prior: Floats, powers: tuple[int, ...] =
         >>> int(unmix(np.array([[0.45, 0.55, 0.0]]), flips, np.ones(3) / 3).argmax())  # 1 would have left some for 2
         0
     """
+    powers = powers or (SHORT if p.shape[1] >= MANY else POWERS)
     first = prior[:, None] * transition / np.maximum(prior @ transition, 1e-12)
     q = _times(p, first.T)  # the first step: all samples start alike
     for power in powers[1:]:
@@ -188,15 +217,15 @@ def unmix(p: Reals, transition: Floats, prior: Floats, powers: tuple[int, ...] =
     return _floored(q)
 
 
-def soft_confusion(given: Codes, r: Reals) -> Floats:
-    """Expected number of samples of true class k (rows) and given label j (columns), `(K, K)` float64."""
-    labels = np.zeros_like(r)
+def soft_confusion(given: Codes, r: Reals, num_labels: int | None = None) -> Floats:
+    """Expected number of samples of true class k (rows) and given label j (columns), `(K, num_labels or K)` float64."""
+    labels = np.zeros((len(r), num_labels or r.shape[1]), r.dtype, order="F" if r.flags.f_contiguous else "C")
     labels[np.arange(len(given)), given] = 1
     return np.asarray(r.T @ labels, dtype=np.float64)
 
 
 def shrunk_rows(counts: Floats, strength: float = 10.0) -> Floats:
-    """Turn counts of (true, given) into P(given | true), each row drawn towards the rate of all, equation (5).
+    """Turn counts of (true, given) into P(given | true), each row drawn towards the rate of all.
 
     Args:
         counts: `(K, K)` float64, not negative.
@@ -207,75 +236,17 @@ def shrunk_rows(counts: Floats, strength: float = 10.0) -> Floats:
     """
     total = max(float(counts.sum()), TINY)
     right = min(max(float(np.trace(counts)) / total, TINY), 1 - TINY)
-    common = (1 - right) * _common_shape(counts)
+    common = (1 - right) * common_shape(counts.sum(axis=0))
     common[np.diag_indices(len(counts))] = right
     rows = counts + strength * common + TINY
     return np.asarray(rows / rows.sum(axis=1, keepdims=True))
 
 
-def drawn_together(counts: Floats) -> Floats:
-    """Counts of (true, given) whose wrong labels are spread over classes as those of all rows, where that fits, (7).
-
-    Counts about a common shape have Pearson's X^2 = (n + c) / (1 + c) per degree of freedom, n wrong labels to a row
-    and c the precision of a Dirichlet distribution: how many wrong labels the common shape is worth. It is taken for
-    three times n at most, so that rows that look alike by chance keep something of their own.
-
-    Args:
-        counts: `(K, K)` float64, not negative.
-
-    Returns:
-        `(K, K)` float64; the diagonal and the sums of rows are as they were.
-    """
-    wrong = counts - np.diag(np.diag(counts))
-    sizes = wrong.sum(axis=1, keepdims=True)
-    freedom = (len(counts) - 2) * np.count_nonzero(sizes)
-    if freedom <= 0:
-        return counts
-    shape = _common_shape(counts)
-    per_row = float((sizes**2).sum() / sizes.sum())
-    excess = float(((wrong - sizes * shape) ** 2 / np.maximum(sizes * shape, TINY)).sum()) / freedom - 1
-    worth = min(max((per_row - 1 - excess) / max(excess, TINY), 0.0), 3 * per_row)
-    wrong = sizes * (wrong + worth * shape) / np.maximum(sizes + worth, TINY)
-    return np.asarray(wrong + np.diag(np.diag(counts)))
-
-
-def _common_shape(counts: Floats) -> Floats:
-    """How wrong labels of each true class are spread if only the frequency of labels counts; rows sum to one."""
-    shape = np.tile(counts.sum(axis=0) / max(float(counts.sum()), TINY) + TINY, (len(counts), 1))
-    shape[np.diag_indices(len(counts))] = 0
+def common_shape(labels: NDArray[Any]) -> Floats:
+    """How wrong labels of each true class are spread if only the number `(K,)` of labels counts; rows sum to one."""
+    shape = np.tile(labels / max(float(labels.sum()), TINY) + TINY, (len(labels), 1))
+    shape[np.diag_indices(len(labels))] = 0
     return np.asarray(shape / shape.sum(axis=1, keepdims=True))
-
-
-def learn(given: Codes, p: Reals) -> Fit:
-    """Estimate T and a, and find out what kind of model made p.
-
-    Args:
-        given: `(N,)` codes.
-        p: `(N, K)`, rows sum to one.
-    """
-    num_classes = p.shape[1]
-    prior = p.mean(axis=0, dtype=np.float64)
-    parts = [(given[rows], in_order(p[rows])) for rows in blocks(len(p), num_classes)]
-    mass = np.sum([soft_confusion(top(part), part) for _, part in parts], axis=0)
-    learnt = _learnt_noise(_decisions(parts), mass)
-    hard, start = _hard_start(parts, prior, learnt)
-    transition = hard
-    agree, slope = _decisions(start), 1.5
-    logs = first = [(labels, np.log(q)) for labels, q in start]
-
-    for repeat in range(2):
-        unmixing = transition if learnt else None
-        if repeat and learnt:
-            logs = [(labels, np.log(unmix(part, transition, prior))) for labels, part in parts]
-        for _ in range(6):
-            transition, slope = _improved(logs, transition, slope)
-    errors = _errors(logs, slope)
-
-    margin = np.concatenate([_margin(log_q) for _, log_q in first])
-    median = max(float(np.median(margin)), TINY)
-    if not _memorised(margin / median, errors, agree):
-        return Fit(prior, unmixing, transition, slope, errors)
-    return Fit(prior, hard if learnt else None, None, 8 / median, _errors(first, 8 / median))
 
 
 def blocks(n: int, num_classes: int, *, larger: int = 1) -> list[slice]:
@@ -284,59 +255,15 @@ def blocks(n: int, num_classes: int, *, larger: int = 1) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def _hard_start(parts: Parts, prior: Floats, learnt: bool) -> tuple[Floats, Parts]:
-    """T counted over hard decisions, five times, and q as the last of them makes it."""
-    now = parts
-    for _ in range(5 if learnt else 1):
-        transition = shrunk_rows(drawn_together(_known(_decisions(now))))
-        now = [(labels, _true_classes(p, transition if learnt else None, prior)) for labels, p in parts]
-    return transition, now
-
-
-def _improved(logs: Parts, transition: Floats, slope: float) -> tuple[Floats, float]:
-    """T and a after one step of EM, (3) to (6); `logs` holds labels and log q."""
-    counts, gradient, curvature = np.zeros_like(transition), 0.0, 0.0
-    for labels, log_q in logs:
-        s = _sharpened(log_q, slope)
-        r = _believe(s, labels, transition)
-        counts += soft_confusion(labels, r)
-        one, two = _slope_terms(log_q, r, s)
-        gradient, curvature = gradient + one, curvature + two
-    return shrunk_rows(drawn_together(counts)), _newton_slope(slope, gradient, curvature)
-
-
-def _decisions(parts: Parts) -> Floats:
-    """Number of samples by most probable class (rows) and given label (columns), `(K, K)`."""
-    return np.asarray(sum(_hard_confusion(labels, top(q), q.shape[1]) for labels, q in parts))
-
-
-def _known(confusion: Floats) -> Floats:
-    """The confusion (decisions by labels) less the mistakes in labels of classes that are hardly ever decided for."""
-    unknown = confusion.sum(axis=1) < 0.02 * confusion.sum(axis=0)
-    return np.where(unknown & ~np.eye(len(confusion), dtype=bool), 0.0, confusion)
-
-
-def _learnt_noise(confusion: Floats, mass: Floats) -> bool:
-    """Whether the model predicts the labels rather than the truth.
-
-    `confusion` counts by decision (rows) and label, `mass` adds up p by class (rows) and decision.
-    """
-    sizes = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    apart = ~np.eye(len(confusion), dtype=bool)
-    weights = np.broadcast_to(sizes, confusion.shape)[apart]
-    labels = (confusion / sizes)[apart]
-    predicted = (mass.T / sizes)[apart]
-    mean = np.average(labels, weights=weights)
-    labels -= mean
-    spread = (weights * labels**2).sum()
-    by_chance = mean * (1 - mean) * labels.size
-    return bool(spread < 3 * by_chance or (weights * labels * predicted).sum() > 0.3 * spread)
-
-
 def _times(q: Reals, matrix: Floats) -> Reals:
     """`q @ matrix` in q's own precision and order."""
     matrix = matrix.astype(q.dtype)
     return q @ matrix if q.flags.c_contiguous else (matrix.T @ q.T).T
+
+
+def _sums(q: Reals) -> Reals:
+    """Sums of rows, `(N, 1)`: a product is faster than `sum`."""
+    return (q @ np.ones(q.shape[1], q.dtype))[:, None]
 
 
 def _step(q: Reals, p: Reals, transition: Floats, power: int) -> Reals:
@@ -348,81 +275,42 @@ def _step(q: Reals, p: Reals, transition: Floats, power: int) -> Reals:
     q = q * ratio
     for _ in range(power - 1):
         q *= ratio
-    q /= q.sum(axis=1, keepdims=True)
+    q /= _sums(q)
     return q
 
 
 def _floored(q: Reals) -> Reals:
     """No probability below the least one; rows sum to one."""
     q = np.maximum(q, TINY)
-    return np.asarray(q / q.sum(axis=1, keepdims=True))
+    return np.asarray(q / _sums(q))
 
 
-def _true_classes(p: Reals, unmixing: Floats | None, prior: Floats) -> Reals:
+def true_classes(p: Reals, unmixing: Floats | None, prior: Floats, powers: tuple[int, ...] | None = None) -> Reals:
     """q: p without the noise that the model learnt, if it did."""
-    return _floored(p) if unmixing is None else unmix(p, unmixing, prior)
+    return _floored(p) if unmixing is None else unmix(p, unmixing, prior, powers)
 
 
-def _errors(logs: Parts, slope: float) -> float:
-    """Share of samples whose most probable class is not the true one, by the model's own calibrated account."""
-    doubt = [1 - _sharpened(log_q, slope).max(axis=1) for _, log_q in logs]
-    return float(np.concatenate(doubt).mean(dtype=np.float64))
-
-
-def _memorised(margin: Reals, errors: float, confusion: Floats) -> bool:
-    """Whether EM contradicts itself; `margin` (N,) in units of its median, `confusion` by decision (rows) and label."""
-    eighth = max(len(margin) // 8, 1)
-    labels = confusion.sum(axis=0)
-    fitted = bool((np.diag(confusion) >= 0.2 * labels).all())
-    risen = np.partition(margin, eighth - 1)[:eighth].mean() > 1 / 8
-    return bool(fitted and risen and errors > 1.4 * max((margin < 0.2).mean(), 1 / len(margin)))
-
-
-def _calibrate(q: Reals, slope: float) -> Reals:
-    """Equation (3), `(N, K)`."""
-    return _sharpened(np.log(q), slope)
-
-
-def _sharpened(log_q: Reals, slope: float) -> Reals:
-    """Equation (3), `(N, K)`, where the logarithm is at hand."""
-    s = log_q - log_q.max(axis=1, keepdims=True)
-    s *= slope
+def sharpened(log_q: Reals, slope: float, offset: Floats | None) -> Reals:
+    """Equation (3), `(N, K)`; `log_q` is log q."""
+    s = log_q * log_q.dtype.type(slope)
+    if offset is not None:
+        s += by_row(offset, top(log_q), s)
+    s -= s.max(axis=1, keepdims=True)
     np.exp(s, out=s)
-    return np.asarray(s / s.sum(axis=1, keepdims=True))
+    s /= _sums(s)
+    return s
 
 
-def _believe(s: Reals, given: Codes, transition: Floats | None) -> Reals:
+def bayes(s: Reals, given: Codes, transition: Floats | None) -> Reals:
     """Equation (4), `(N, K)`."""
     if transition is None:
         return s
-    matrix = transition.astype(s.dtype)
-    r = s * (matrix.T[given] if s.flags.c_contiguous else np.take(matrix, given, axis=1).T)
-    r /= r.sum(axis=1, keepdims=True)
+    r = s * by_row(transition.T, given, s)
+    r /= _sums(r)
     return np.asarray(r)
 
 
-def _slope_terms(log_q: Reals, r: Reals, s: Reals) -> tuple[float, float]:
-    """Gradient of (6) and its negative second derivative, which is the variance of log q under s."""
-    gradient = float(((r - s) * log_q).sum())
-    weighted = s * log_q
-    mean = weighted.sum(axis=1)
-    weighted *= log_q
-    return gradient, float(weighted.sum()) - float(mean @ mean)
-
-
-def _newton_slope(slope: float, gradient: float, curvature: float) -> float:
-    """Equation (6): one guarded Newton step."""
-    step = gradient / max(curvature, TINY)
-    return min(max(slope + min(max(step, -0.3), 0.3), 0.3), 8.0)
-
-
-def _margin(log_q: Reals) -> Reals:
-    """Log-odds between the two most probable classes, `(N,)`."""
-    top = np.partition(log_q, log_q.shape[1] - 2, axis=1)[:, -2:]
-    return np.asarray(top[:, 1] - top[:, 0])
-
-
-def _hard_confusion(given: Codes, believed: Codes, num_classes: int) -> Floats:
-    """Number of samples by believed class (rows) and given label (columns), `(K, K)`."""
-    cells = np.bincount(believed * num_classes + given, minlength=num_classes**2)
-    return np.asarray(cells.reshape(num_classes, num_classes), dtype=np.float64)
+def by_row(matrix: Floats, rows: Codes, like: Reals) -> Reals:
+    """`matrix[rows]`, in the precision and order of `like`."""
+    matrix = matrix.astype(like.dtype)
+    return matrix[rows] if like.flags.c_contiguous else np.take(matrix.T, rows, axis=1).T

@@ -66,14 +66,18 @@ def find_issues(
     p_wrong = verdict.p_wrong
     if scores is None:
         order = worst_first(verdict.odds)
-        p_wrong[order] = np.minimum.accumulate(p_wrong[order])  # exp() may err in the last digit
+        falling = np.minimum.accumulate(p_wrong[order])  # exp() may err in the last digit
     else:
         known = ~np.isnan(scores)
         posterior, p_wrong = p_wrong, p_wrong.copy()
         p_wrong[known] = isotonic(posterior[known], scores[known]) if known.any() else []
         order = np.lexsort((-verdict.odds, -np.where(known, scores, -np.inf), -p_wrong))
+        falling = p_wrong[order]
     suggested = np.where((p_wrong > 0.5) | verdict.beaten, verdict.other, checked.given)
-    return build_table(order, names, checked.classes[checked.given], checked.classes[suggested], p_wrong, columns)
+    small = np.min_scalar_type(len(checked.classes))  # what is looked up in order of rank had better be short
+    given, suggested = (checked.classes[codes.astype(small)[order]] for codes in (checked.given, suggested))
+    columns = {name: values[order] for name, values in columns.items()}
+    return _table(order, order if ids is None else names[order], given, suggested, falling, columns)
 
 
 def build_table(
@@ -85,15 +89,28 @@ def build_table(
     evidence: Mapping[str, NDArray[Any]],
 ) -> pd.DataFrame:
     """The table of issues; all arguments `(N,)`, in the order of the input, `order` listing its rows worst first."""
+    evidence = {name: values[order] for name, values in evidence.items()}
+    return _table(order, ids[order], given[order], suggested[order], p_wrong[order], evidence)
+
+
+def _table(
+    order: NDArray[np.int64],
+    ids: NDArray[Any],
+    given: NDArray[Any],
+    suggested: NDArray[Any],
+    p_wrong: NDArray[np.float64],
+    evidence: Mapping[str, NDArray[Any]],
+) -> pd.DataFrame:
+    """As `build_table`, of arguments in the order of the table."""
     columns = {
-        "id": ids[order],
-        "given": given[order],
-        "suggested": suggested[order],
-        "p_wrong": p_wrong[order],
+        "id": ids,
+        "given": given,
+        "suggested": suggested,
+        "p_wrong": p_wrong,
         "rank": np.arange(1, len(order) + 1),
-        "flagged": p_wrong[order] > 0.5,
+        "flagged": p_wrong > 0.5,
     }
-    return pd.DataFrame(columns | {name: values[order] for name, values in evidence.items()}, index=order, copy=False)
+    return pd.DataFrame(columns | dict(evidence), index=order, copy=False)
 
 
 def isotonic(target: NDArray[np.float64], score: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,38 +7,33 @@ posterior says of those is read off a curve over one number of each row,
     1 - (max_k p_k - p_y)      where another one is
 
 which is learned from the sample that noise and model were fitted on, as are its limits: below (beyond) them 999 of
-1,000 sampled rows have p_wrong under 0.3 % (over 99.7 %). All others get the posterior itself. Rows of a set that is no
+1,000 sampled rows have p_wrong under 1 % (over 99 %). All others get the posterior itself. Rows of a set that is no
 larger than the sample all do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from labelproof.issues.checks import Checked
+from labelproof.issues.learning import learn
 from labelproof.issues.posterior import (
-    MANY,
     TINY,
     Codes,
     Fit,
     Floats,
     Reals,
     blocks,
-    drawn_together,
     fit_rows,
     in_order,
-    learn,
-    shrunk_rows,
-    soft_confusion,
     top,
 )
 
-CLEAR = 0.003  # p_wrong of a clear row, or what is missing to one
+CLEAR = 0.01  # p_wrong of a clear row, or what is missing to one
 STRAYS = 0.001  # share of sampled rows beyond a limit that may be less clear than that
-COUNTS = 2  # how often T is counted over all of the sample
 FEW = 100  # fewer clear rows than this draw no curve: then none are
 
 
@@ -88,49 +83,45 @@ def judge(checked: Checked, *, all_rows: bool = False) -> Verdict:
     """
     n, num_classes = checked.p.shape
     fit = fitted(checked)
-    dense = all_rows or len(checked.some) == n or num_classes < MANY
-    screens = None if dense else _screens(fit, *_first(checked))
     dtype = checked.sample.dtype
-    odds, other, beaten = np.empty(n, dtype), np.empty(n, np.int64), np.empty(n, np.bool_)
-    for rows in blocks(n, num_classes, larger=4 if screens else 1):
+    odds, other, beaten = np.empty(n, dtype), checked.given.copy(), np.empty(n, np.bool_)
+    rest = np.arange(n)
+    if not all_rows and len(checked.some) < n:
+        right, score = _all_scores(checked, dtype)
+        curves = _screens(fit, *_first(checked))
+        rest, clear = _split(right, score, curves)
+        odds = np.where(right, curves[0](score), -curves[1](score))
+        beaten = ~right
+        rows = np.flatnonzero(clear & beaten)
+        for part in blocks(len(rows), num_classes):
+            other[rows[part]] = checked.p[rows[part]].argmax(axis=1)
+    for part in blocks(len(rest), num_classes):
+        rows = rest[part]
         given, p = checked.given[rows], checked.rows(rows, dtype)
-        if screens:
-            odds[rows], other[rows], beaten[rows] = _screened(fit, screens, given, p)
-        else:
-            odds[rows], other[rows], beaten[rows] = _posterior(fit, given, p)
+        odds[rows], other[rows], beaten[rows] = _posterior(fit, given, p)
     return Verdict(odds, other, beaten)
 
 
 def fitted(checked: Checked) -> Fit:
-    """Noise and model: fitted on a part of the sample, then T counted twice over all of the sample.
-
-    T needs more samples than a, and less time than the whole fit on as many.
-    """
+    """Noise and model, learned from a part of the sample, and then from all of it."""
     given, p = _first(checked)
-    fit = learn(given, p)
-    if fit.transition is None or len(p) == len(checked.sample):
-        return fit
-    labels, num_classes = checked.given[checked.some], p.shape[1]
-    screens = _screens(fit, given, p)
-    for _ in range(COUNTS):
-        counts = np.zeros((num_classes, num_classes))
-        for rows in blocks(len(labels), num_classes, larger=4):
-            counts += _counts(fit, screens, labels[rows], in_order(checked.sample[rows]))
-        transition = shrunk_rows(drawn_together(counts))
-        fit = replace(fit, transition=transition, unmixing=None if fit.unmixing is None else transition)
-    return fit
+    more = None if len(p) == len(checked.sample) else (checked.given[checked.some], checked.sample)
+    return learn(given, p, more)
 
 
-def _counts(fit: Fit, screens: Screens, given: Codes, p: Reals) -> Floats:
-    """Expected number of samples by true class and given label; clear rows count as one each, `(K, K)`."""
-    right, score = _scores(given, p)
-    clear = score <= np.where(right, screens[0].limit, screens[1].limit)
-    believed, rest = given.copy(), np.flatnonzero(~clear)
-    rows = np.flatnonzero(clear & ~right)
-    believed[rows] = top(_picked(p, rows))
-    hard = np.bincount((believed * p.shape[1] + given)[clear], minlength=p.shape[1] ** 2)
-    soft = soft_confusion(given[rest], fit.believe(given[rest], _picked(p, rest)))
-    return hard.reshape(soft.shape) + soft
+def _all_scores(checked: Checked, dtype: DTypeLike) -> tuple[NDArray[np.bool_], Reals]:
+    """`_scores` of all rows."""
+    n, num_classes = checked.p.shape
+    right, score = np.empty(n, np.bool_), np.empty(n, dtype)
+    for part in blocks(n, num_classes):
+        right[part], score[part] = _scores(checked.given[part], in_order(checked.p[part]))
+    return right, score
+
+
+def _split(right: NDArray[np.bool_], score: Reals, curves: Screens) -> tuple[Codes, NDArray[np.bool_]]:
+    """The rows that need the posterior, and which are clear."""
+    clear = score <= np.where(right, score.dtype.type(curves[0].limit), score.dtype.type(curves[1].limit))
+    return np.flatnonzero(~clear), clear
 
 
 def worst_first(odds: Reals) -> Codes:
@@ -166,7 +157,7 @@ def _scores(given: Codes, p: Reals) -> tuple[NDArray[np.bool_], Reals]:
 def _first(checked: Checked) -> tuple[Codes, Reals]:
     """Labels and probabilities of the part of the sample that T and a are fitted on."""
     n, most = len(checked.some), fit_rows(checked.p.shape[1])
-    part = np.arange(n) if n <= 2 * most else np.sort(np.random.default_rng(1).choice(n, most, replace=False))
+    part = np.arange(n) if n < 2 * most else np.sort(np.random.default_rng(1).choice(n, most, replace=False))
     return checked.given[checked.some[part]], checked.sample[part]
 
 
@@ -196,24 +187,3 @@ def _curve(score: Reals, odds: Reals, agreed: NDArray[np.bool_]) -> Curve:
     power = min(max(float(x @ y) / max(float(x @ x), TINY), 0.1), 3.0)
     shape = score**power
     return Curve(float(score[-1]), float(missing.sum() / shape.sum()), power)
-
-
-def _screened(fit: Fit, screens: Screens, given: Codes, p: Reals) -> tuple[Reals, Codes, NDArray[np.bool_]]:
-    """As `_posterior`, with clear rows read off the curves."""
-    right, score = _scores(given, p)
-    limits = np.where(right, screens[0].limit, screens[1].limit)
-    clear = score <= limits
-    odds, other, beaten = np.empty(len(given), p.dtype), given.copy(), ~right
-    rows = np.flatnonzero(clear & right)
-    odds[rows] = screens[0](score[rows])
-    rows = np.flatnonzero(clear & ~right)
-    odds[rows] = -screens[1](score[rows])
-    other[rows] = top(_picked(p, rows))
-    rows = np.flatnonzero(~clear)
-    odds[rows], other[rows], beaten[rows] = _posterior(fit, given[rows], _picked(p, rows))
-    return odds, other, beaten
-
-
-def _picked(p: Reals, rows: Codes) -> Reals:
-    """Some rows, in p's order."""
-    return p[rows] if p.flags.c_contiguous else np.take(p.T, rows, axis=1).T
