@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-oldest lint types check bench table clean chromium
+.PHONY: demo test test-slow test-oldest lint types check bench suite table results clean chromium
 
 demo: $(READY)  ## train three methods on noisy digits, print a table, write demo-out/report.html
 	$(BIN)/labelproof demo --out demo-out
@@ -37,12 +37,18 @@ bench: $(READY)  ## what engine, methods and losses cost, as ratios in one run e
 	$(BIN)/python benchmarks/two_networks.py --out benchmarks/results/two_networks.json
 	$(BIN)/python benchmarks/gradnorm.py --out benchmarks/results/gradnorm.json
 
-table: $(READY)  ## the tables of docs/results.md, images and regression; resumes, about 9 hours on 2 cores
+suite: $(READY)  ## all methods on small data, the first table of docs/results.md; resumes, under 3 hours on 2 cores
+	$(BIN)/labelproof bench run cpu --jobs 2
+
+table: $(READY)  ## the longer tables of docs/results.md, images and regression; resumes, about 9 hours on 2 cores
 	$(BIN)/python benchmarks/mnist_table.py --jobs 2
 	$(BIN)/python benchmarks/incv_table.py --jobs 2
 	$(BIN)/python benchmarks/contrast_table.py --jobs 2
 	$(BIN)/python benchmarks/noise_model.py
 	$(BIN)/python benchmarks/uci_table.py --jobs 2
+
+results: $(READY)  ## docs/results.md and its figures, from benchmarks/results alone
+	$(BIN)/python benchmarks/results_page.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "labelproof needs Python 3.10 or newer: make PYTHON=python3.11 ...")'

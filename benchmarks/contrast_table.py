@@ -400,7 +400,7 @@ def shown() -> list[page.Shown]:
     return found
 
 
-def write(target: Path) -> None:
+def write_tables(target: Path) -> None:
     """The block of the page and its figure, from the result files alone.
 
     Raises:
@@ -435,7 +435,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.choose:
         print("\n".join(choice(args.data)))
     elif not args.no_tables:
-        write(PAGE)
+        write_tables(PAGE)
     return 1 if failed else 0
 
 

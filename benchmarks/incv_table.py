@@ -161,7 +161,7 @@ def under(results: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def write(target: Path) -> None:
+def write_tables(target: Path) -> None:
     """From the result files alone."""
     write_block(target, START, END, "INCV", list(body(target.parent)))
 
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     elif not args.tables:
         failed = len(mnist.collect(chosen(args.only, args.seeds, args.data)))
     if not args.no_tables:
-        write(PAGE)
+        write_tables(PAGE)
     return 1 if failed else 0
 
 

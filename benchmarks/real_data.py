@@ -4,7 +4,7 @@
     python benchmarks/real_data.py --tables   # only rewrite the tables from benchmarks/results/real_data.json
 
 A method whose command and figures stand in benchmarks/results/real_data.json, with the commit they were made at, is not
-run again; a run that was killed goes on from its checkpoint. Tables go into docs/results.md between its markers.
+run again; a run that was killed goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import argparse
 import json
 import os
 import platform
-import re
 import shlex
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from tables import REPO, commit, spread, write_block
+
 from labelproof.data.atomic import atomically
 
-REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "real_data.json"
 PAGE = REPO / "docs" / "results.md"
+START, END = "<!-- real data: made by benchmarks/real_data.py -->", "<!-- end -->"
 SEEDS = (0, 1, 2)
 
 #: Title -> the command's words; {method} and {seed} are filled in.
@@ -61,16 +61,14 @@ def run(template: str, method: str, seed: int, out: Path) -> dict[str, Any]:
     return dict(json.loads(record.read_text())["result"])
 
 
-def collect(runs: Path) -> dict[str, Any]:
+def collect(runs: Path) -> None:
     """All suites; what is finished so far is written after each run."""
-    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    commit = subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=False).stdout.strip()
     found: dict[str, Any] = json.loads(RESULTS.read_text())
     found["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread per run"
     for number, (title, (template, methods)) in enumerate(SUITES.items()):
         suite = found["suites"].setdefault(title, {})
         for name, method in methods.items():
-            entry = {"command": template.format(method=method, seed="SEED"), "commit": commit, "results": []}
+            entry = {"command": template.format(method=method, seed="SEED"), "commit": commit(), "results": []}
             known = suite.get(name, {})
             if known.get("command") == entry["command"] and len(known["results"]) == len(SEEDS):
                 continue
@@ -78,13 +76,6 @@ def collect(runs: Path) -> dict[str, Any]:
                 entry["results"].append(run(template, method, seed, runs / f"{number}-{name}-seed{seed}"))
                 suite[name] = entry
                 atomically(RESULTS, lambda partial: partial.write_text(json.dumps(found, indent=1) + "\n"))
-    return found
-
-
-def spread(values: list[float], scale: float = 100, digits: int = 2) -> str:
-    """Mean ± standard deviation."""
-    sd = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * statistics.mean(values):.{digits}f}{sd}"
 
 
 HEAD = """\
@@ -97,19 +88,13 @@ UNDER = (
 
 def row(name: str, results: list[dict[str, Any]]) -> str:
     """One method's line."""
-    accuracy, best, found, noise, true, seconds = (
-        [r[key] for r in results]
-        for key in (
-            "test_accuracy",
-            "test_accuracy_at_best_val",
-            "average_precision",
-            "noise_rate",
-            "true_rate",
-            "seconds",
-        )
-    )
-    estimate = f"{spread(noise, digits=1)} (true {spread(true, digits=1)})"
-    cells = (name, spread(accuracy), spread(best), spread(found), estimate, spread(seconds, 1 / 60, 1))
+
+    def told(key: str, digits: int = 2, scale: float = 100) -> str:
+        return spread([scale * r[key] for r in results], digits)
+
+    estimate = f"{told('noise_rate', 1)} (true {told('true_rate', 1)})"
+    figures = map(told, ("test_accuracy", "test_accuracy_at_best_val", "average_precision"))
+    cells = (name, *figures, estimate, told("seconds", 1, 1 / 60))
     return f"| {' | '.join(cells)} |"
 
 
@@ -126,15 +111,19 @@ def tables(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_tables(page: Path) -> None:
+    """From the result file alone."""
+    write_block(page, START, END, "Real data", tables(json.loads(RESULTS.read_text())).split("\n"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tables", action="store_true", help="only rewrite the tables")
     parser.add_argument("--runs", type=Path, default=REPO / "runs" / "real-data")
     args = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if args.tables else collect(args.runs)
-    page = PAGE.read_text()
-    body = f"<!-- real data: made by benchmarks/real_data.py -->\n{tables(found)}\n<!-- end -->"
-    PAGE.write_text(re.sub(r"<!-- real data:.*?<!-- end -->", lambda _: body, page, flags=re.DOTALL))
+    if not args.tables:
+        collect(args.runs)
+    write_tables(PAGE)
 
 
 if __name__ == "__main__":
