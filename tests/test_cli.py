@@ -468,9 +468,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path) -
 
 def test_labels_with_brackets_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = blobs(60, classes=2)
-    frame = pd.DataFrame(np.asarray(data.x)).assign(label=np.array(["[/neg]", "[red]"])[data.y])
+    y = np.where(np.arange(60) < 6, 1 - data.y, data.y)  # so that both labels are suspected somewhere
+    frame = pd.DataFrame(np.asarray(data.x)).assign(label=np.array(["[/neg]", "[red]"])[y])
     frame.to_csv(tmp_path / "odd.csv", index=False)
-    run("find", tmp_path / "odd.csv", "--epochs", "2", "--out", tmp_path / "i.csv")
+    run("find", tmp_path / "odd.csv", "--epochs", "20", "--out", tmp_path / "i.csv")
     shown = capsys.readouterr().out
     assert "[/neg]" in shown
     assert "[red]" in shown

@@ -302,7 +302,7 @@ def test_a_pattern_is_compared_with_cross_entropy_or_with_nothing(
         leave(folder, cpu, "ce-digits-sym40-cpu", seed, {"test_accuracy": 0.6 + seed / 100})
     cli.main(["bench", "table", "gce*-digits-*-cpu", "--results", str(folder)])
     told = capsys.readouterr().out
-    lines = {line.split("|")[1].strip(): line for line in told.splitlines() if re.match(r"\|.*±", line)}
+    lines = {line.split("|")[1].strip(): line for line in told.splitlines() if re.match(r"\|.*± .* [▲▼=] ", line)}
     assert "▲" in lines["GCE"]
     assert "▼" in lines["GCE, truncated"], "worse than cross-entropy, which the pattern does not name"
 
