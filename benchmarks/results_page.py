@@ -24,6 +24,7 @@ import uci_table
 from tables import REPO, write_block
 
 from labelproof.bench import results, tables
+from labelproof.bench.command import write_figures
 from labelproof.recipes.suites import load_suite
 
 PAGE = REPO / "docs" / "results.md"
@@ -50,12 +51,9 @@ def suite_sections() -> list[tables.Section]:
 
 def write_suite(page: Path, made: Sequence[tables.Section]) -> None:
     """The tables of the CPU suite, and its figures."""
-    drawn = [section.figure for section in made if section.figure]
-    names = [f"figures/cpu-{k}.svg" for k in range(1, len(drawn) + 1)]
-    for name, svg in zip(names, drawn, strict=True):
-        path = page.parent / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(svg)
+    folder = page.parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"figures/{path.name}" for path in write_figures(made, folder, "cpu")]
     title, *rest = tables.markdown(made, level=2, figures=names).rstrip().split("\n")
     write_block(page, START, END, title.removeprefix("## "), rest[1:])
 

@@ -12,7 +12,6 @@ what `labelproof bench run cpu` left. A part of docs/results.md. Needs cleanlab 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import statistics
 from collections.abc import Iterator, Mapping
@@ -71,14 +70,13 @@ def probabilities(recipe: Recipe, data: Any, seed: int) -> Any:
         model = lp.NoisyLabelClassifier(random_state=seed, **how)
         p = lp.cross_val_probs(model, (np.asarray(data.x), data.y), FOLDS, seed=seed)
         KEPT.mkdir(parents=True, exist_ok=True)
-        atomically(kept, lambda partial: partial.write_bytes(_npy(p)))
+        atomically(kept, lambda partial: _save(partial, p))
     return np.load(kept)
 
 
-def _npy(array: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
+def _save(path: Path, array: Any) -> None:
+    with path.open("wb") as file:  # a path of another ending would get one more
+        np.save(file, array)
 
 
 def measure(recipe: Recipe, seed: int) -> dict[str, Any]:

@@ -164,17 +164,22 @@ def show_table(name: str, folder: Path, out: Path | None) -> None:
     console.print(f"written to {escape(str(out))}", highlight=False)
 
 
-def write_page(made: Sequence[tables.Section], out: Path, level: int = 1) -> None:
+def write_page(made: Sequence[tables.Section], out: Path) -> None:
     """A page of HTML that needs nothing else, or one of Markdown with its figures beside it: `NAME-1.svg` and so on."""
     if out.suffix == ".html":
         text = tables.html(made)
     else:
-        drawn = [section.figure for section in made if section.figure]
-        names = [f"{out.stem}-{k}.svg" for k in range(1, len(drawn) + 1)]
-        for name, svg in zip(names, drawn, strict=True):
-            _write(out.with_name(name), svg)
-        text = tables.markdown(made, level, names)
+        text = tables.markdown(made, 1, [path.name for path in write_figures(made, out.parent, out.stem)])
     _write(out, text)
+
+
+def write_figures(made: Sequence[tables.Section], folder: Path, stem: str) -> list[Path]:
+    """The sections' figures as files of a folder that is there, `STEM-1.svg` and so on, in their order."""
+    drawn = [section.figure for section in made if section.figure]
+    paths = [folder / f"{stem}-{k}.svg" for k in range(1, len(drawn) + 1)]
+    for path, svg in zip(paths, drawn, strict=True):
+        _write(path, svg)
+    return paths
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from labelproof.report.figures import COLOURS, own_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Colour and marker of what may be said of a difference.
 _LOOKS = {"gain": ("green", "^"), "loss": ("red", "v"), "no gain": ("ink", "o"), "one seed": ("ink", "x")}
@@ -69,8 +70,8 @@ def _panel(ax: Axes, gains: Mapping[str, Gain], rows: Sequence[str]) -> None:
     ax.set_xlim(low - margin, high + margin)
 
 
-def _text(figure: object) -> str:
+def _text(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})  # type: ignore[attr-defined]
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

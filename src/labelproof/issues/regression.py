@@ -108,7 +108,8 @@ def as_table(found: Residuals, ids: ArrayLike | None, evidence: Mapping[str, Arr
     }
     columns |= {"evidence_column": worst} if dims > 1 else {}
     order = np.argsort(-found.distance, kind="stable")
-    return build_table(order, names, given, np.where(p_wrong > 0.5, usual, given), p_wrong, columns | extra)
+    suggested = np.where(p_wrong > 0.5, usual, given)
+    return build_table(order, names[order], given[order], suggested[order], p_wrong[order], columns | extra)
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,7 @@ def find_issues(
     suggested = np.where((p_wrong > 0.5) | verdict.beaten, verdict.other, checked.given)
     small = np.min_scalar_type(len(checked.classes))  # what is looked up in order of rank had better be short
     given, suggested = (checked.classes[codes.astype(small)[order]] for codes in (checked.given, suggested))
-    columns = {name: values[order] for name, values in columns.items()}
-    return _table(order, order if ids is None else names[order], given, suggested, falling, columns)
+    return build_table(order, order if ids is None else names[order], given, suggested, falling, columns)
 
 
 def build_table(
@@ -88,20 +87,10 @@ def build_table(
     p_wrong: NDArray[np.float64],
     evidence: Mapping[str, NDArray[Any]],
 ) -> pd.DataFrame:
-    """The table of issues; all arguments `(N,)`, in the order of the input, `order` listing its rows worst first."""
-    evidence = {name: values[order] for name, values in evidence.items()}
-    return _table(order, ids[order], given[order], suggested[order], p_wrong[order], evidence)
+    """The table of issues; `order` lists the rows of the input worst first, `(N,)`.
 
-
-def _table(
-    order: NDArray[np.int64],
-    ids: NDArray[Any],
-    given: NDArray[Any],
-    suggested: NDArray[Any],
-    p_wrong: NDArray[np.float64],
-    evidence: Mapping[str, NDArray[Any]],
-) -> pd.DataFrame:
-    """As `build_table`, of arguments in the order of the table."""
+    `evidence` is in the order of the input, all else `(N,)` in that of the table.
+    """
     columns = {
         "id": ids,
         "given": given,
@@ -110,7 +99,7 @@ def _table(
         "rank": np.arange(1, len(order) + 1),
         "flagged": p_wrong > 0.5,
     }
-    return pd.DataFrame(columns | dict(evidence), index=order, copy=False)
+    return pd.DataFrame(columns | {name: values[order] for name, values in evidence.items()}, index=order, copy=False)
 
 
 def isotonic(target: NDArray[np.float64], score: NDArray[np.float64]) -> NDArray[np.float64]:
